@@ -1,0 +1,47 @@
+// UTF-8: checking, walking, repairing a stream.
+#ifndef TESSERA_GATEWAY_TEXT_UTF8_H_
+#define TESSERA_GATEWAY_TEXT_UTF8_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace tessera {
+
+// Offset of the first byte that is not part of a well-formed code point (surrogates and overlong
+// forms are not), or npos when all of `text` is UTF-8.
+size_t FindInvalidUtf8(std::string_view text);
+
+// The code point at text[*offset], which must be UTF-8; moves *offset behind it.
+char32_t NextCodePoint(std::string_view text, size_t* offset);
+
+// Appends `code_point`, at most U+10FFFF.
+void AppendUtf8(char32_t code_point, std::string* text);
+
+// Unicode's White_Space property.
+bool IsWhiteSpace(char32_t code_point);
+
+// Makes UTF-8 of bytes that come in any cut: an unfinished code point is held back, and each
+// maximal part of an ill-formed one becomes one U+FFFD (Unicode 3.9, as Rust and Python do). Not
+// thread-safe.
+class Utf8Repair {
+ public:
+  // Appends to *text what `bytes` completes.
+  void Append(std::string_view bytes, std::string* text);
+
+  // Appends U+FFFD for what is held back, if anything is.
+  void Finish(std::string* text);
+
+ private:
+  void Push(uint8_t byte, std::string* text);
+
+  std::string held_;    // start of one code point, at most 3 bytes
+  int missing_ = 0;     // continuation bytes still to come
+  uint8_t low_ = 0x80;  // range of the next continuation byte
+  uint8_t high_ = 0xbf;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_GATEWAY_TEXT_UTF8_H_
