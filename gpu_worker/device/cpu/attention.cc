@@ -1,0 +1,204 @@
+#include "gpu_worker/device/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "glog/logging.h"
+#include "gpu_worker/device/cpu/matmul.h"
+#include "gpu_worker/device/cpu/vector_math.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kKeyTile = 256;
+// Query rows of a tile times the query heads that share a KV head.
+constexpr int64_t kQueryTile = 96;
+// The scored form keeps whole rows of probabilities, so it takes fewer at a time.
+constexpr int64_t kScoredTile = 48;
+
+// A tile of queries of one KV head: row (r, j) is query head j of the group at query row first + r.
+struct QueryTile {
+  int64_t head;   // KV head
+  int64_t first;  // query row
+  int64_t rows;   // query rows
+};
+
+std::vector<QueryTile> TilesOf(int64_t rows, int64_t kv_heads, int64_t group, int64_t most) {
+  const int64_t step = std::max<int64_t>(1, most / group);
+  std::vector<QueryTile> tiles;
+  // The last rows see the most keys: they go first, so that no thread is left with them at the end.
+  for (int64_t first = (rows - 1) / step * step; first >= 0; first -= step) {
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      tiles.push_back({head, first, std::min(step, rows - first)});
+    }
+  }
+  return tiles;
+}
+
+// The tile's queries times 1/sqrt(head_dim), [rows * group][head_dim].
+void GatherQueries(Matrix q, const QueryTile& tile, int64_t group, int64_t head_dim, float* to) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const float* from = q.Row(tile.first + r) + tile.head * group * head_dim;
+    for (int64_t i = 0; i < group * head_dim; ++i) to[r * group * head_dim + i] = from[i] * scale;
+  }
+}
+
+void ScatterOutputs(const float* from, const QueryTile& tile, int64_t group, int64_t head_dim,
+                    Matrix out) {
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    std::memcpy(out.Row(tile.first + r) + tile.head * group * head_dim, from + r * group * head_dim,
+                group * head_dim * sizeof(float));
+  }
+}
+
+// scores[rows][n] = queries times keys first .. first + n.
+void Scores(const float* queries, int64_t rows, const LayerKv& kv, int64_t head, int64_t first,
+            int64_t n, float* scores) {
+  if (rows > 4) {
+    ProductTransposed(rows, n, kv.head_dim, 1.0f, queries, kv.head_dim, kv.K(head, first),
+                      kv.head_dim, 0.0f, scores, n);
+    return;
+  }
+  for (int64_t key = 0; key < n; ++key) {
+    for (int64_t r = 0; r < rows; ++r) {
+      scores[r * n + key] = Dot(queries + r * kv.head_dim, kv.K(head, first + key), kv.head_dim);
+    }
+  }
+}
+
+// out[rows][head_dim] += weights[rows][n] times values first .. first + n.
+void AddValues(const float* weights, int64_t rows, const LayerKv& kv, int64_t head, int64_t first,
+               int64_t n, float* out) {
+  if (rows > 4) {
+    Product(rows, kv.head_dim, n, weights, n, kv.V(head, first), kv.head_dim, 1.0f, out,
+            kv.head_dim);
+    return;
+  }
+  for (int64_t key = 0; key < n; ++key) {
+    const float* v = kv.V(head, first + key);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float weight = weights[r * n + key];
+      float* to = out + r * kv.head_dim;
+      for (int64_t i = 0; i < kv.head_dim; ++i) to[i] += weight * v[i];
+    }
+  }
+}
+
+// One tile over all its keys, with a running maximum and sum per row (Milakov and Gimelshein 2018;
+// FlashAttention's outer loop).
+void AttendTile(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv, int64_t group,
+                const QueryTile& tile, Matrix out) {
+  const int64_t rows = tile.rows * group, d = kv.head_dim;
+  thread_local std::vector<float> queries, scores, result, most, sum;
+  queries.resize(rows * d);
+  scores.resize(rows * kKeyTile);
+  result.assign(rows * d, 0.0f);
+  most.assign(rows, -std::numeric_limits<float>::infinity());
+  sum.assign(rows, 0.0f);
+  GatherQueries(q, tile, group, d, queries.data());
+  const int64_t keys = positions[tile.first + tile.rows - 1] + 1;
+  for (int64_t first = 0; first < keys; first += kKeyTile) {
+    const int64_t n = std::min(kKeyTile, keys - first);
+    Scores(queries.data(), rows, kv, tile.head, first, n, scores.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = scores.data() + r * n;
+      const int64_t seen =
+          std::clamp<int64_t>(positions[tile.first + r / group] + 1 - first, 0, n);
+      std::fill(row + seen, row + n, 0.0f);
+      if (seen == 0) continue;
+      const float top = std::max(most[r], MaxOf(row, seen));
+      const float shrink = std::exp(most[r] - top);
+      most[r] = top;
+      sum[r] = sum[r] * shrink + ExpAndSum(row, seen, top);
+      if (shrink != 1.0f) {
+        for (int64_t i = 0; i < d; ++i) result[r * d + i] *= shrink;
+      }
+    }
+    AddValues(scores.data(), rows, kv, tile.head, first, n, result.data());
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = 1.0f / sum[r];
+    for (int64_t i = 0; i < d; ++i) result[r * d + i] *= scale;
+  }
+  ScatterOutputs(result.data(), tile, group, d, out);
+}
+
+// The same with whole rows of probabilities; adds each key's column sum to `attention`.
+void AttendScoredTile(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
+                      int64_t group, const QueryTile& tile, Matrix out, float* attention) {
+  const int64_t rows = tile.rows * group, d = kv.head_dim;
+  const int64_t keys = positions[tile.first + tile.rows - 1] + 1;
+  thread_local std::vector<float> queries, scores, result;
+  queries.resize(rows * d);
+  scores.resize(rows * keys);
+  result.assign(rows * d, 0.0f);
+  GatherQueries(q, tile, group, d, queries.data());
+  Scores(queries.data(), rows, kv, tile.head, 0, keys, scores.data());
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = scores.data() + r * keys;
+    const int64_t seen = positions[tile.first + r / group] + 1;
+    std::fill(row + seen, row + keys, 0.0f);
+    const float scale = 1.0f / ExpAndSum(row, seen, MaxOf(row, seen));
+    for (int64_t i = 0; i < seen; ++i) row[i] *= scale;
+    for (int64_t i = 0; i < seen; ++i) attention[i] += row[i];
+  }
+  AddValues(scores.data(), rows, kv, tile.head, 0, keys, result.data());
+  ScatterOutputs(result.data(), tile, group, d, out);
+}
+
+int64_t GroupOf(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv, Matrix out) {
+  CHECK_EQ(q.rows, static_cast<int64_t>(positions.size()));
+  CHECK_EQ(q.rows, out.rows);
+  CHECK_EQ(q.cols % (kv.kv_heads * kv.head_dim), 0);
+  CHECK(positions.empty() || positions.back() < kv.capacity);
+  return q.cols / (kv.kv_heads * kv.head_dim);
+}
+
+}  // namespace
+
+void AttendOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positions,
+                 const LayerKv& kv, Matrix out) {
+  const int64_t group = GroupOf(q, positions, kv, out);
+  if (q.rows == 0) return;
+  const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kQueryTile);
+  parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    AttendTile(q, positions, kv, group, tiles[i], out);
+  });
+}
+
+void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positions,
+                       const LayerKv& kv, bool by_value_norm, Matrix out,
+                       absl::Span<float> scores) {
+  const int64_t group = GroupOf(q, positions, kv, out);
+  if (q.rows == 0) return;
+  const int64_t slots = static_cast<int64_t>(scores.size());
+  CHECK_GT(slots, positions.back());
+  const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kScoredTile);
+  // One row of sums a tile, added up in tile order afterwards: the same bits with any number of threads.
+  std::vector<float> attention(tiles.size() * slots, 0.0f);
+  parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    AttendScoredTile(q, positions, kv, group, tiles[i], out, attention.data() + i * slots);
+  });
+  const float mean = 1.0f / static_cast<float>(q.rows * group * kv.kv_heads);
+  parallel.ForRanges(slots, 256, [&](int64_t first, int64_t last) {
+    for (int64_t slot = first; slot < last; ++slot) {
+      float sum = 0;
+      for (size_t t = 0; t < tiles.size(); ++t) sum += attention[t * slots + slot];
+      float weight = mean;
+      if (by_value_norm) {
+        float squares = 0;
+        for (int64_t h = 0; h < kv.kv_heads; ++h) {
+          squares += Dot(kv.V(h, slot), kv.V(h, slot), kv.head_dim);
+        }
+        weight *= std::sqrt(squares);
+      }
+      scores[slot] += sum * weight;
+    }
+  });
+}
+
+}  // namespace tessera

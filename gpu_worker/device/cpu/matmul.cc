@@ -1,0 +1,218 @@
+#include "gpu_worker/device/cpu/matmul.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "dnnl.hpp"
+#include "glog/logging.h"
+
+namespace tessera {
+namespace {
+
+// Up to this many rows a product is bound by reading the weights, and each weight row is read once for all.
+constexpr int64_t kFewRows = 4;
+// Rows of a weight in a panel: 64 x 576 widened numbers stay in a second-level cache.
+constexpr int64_t kPanelRows = 64;
+// Panels for oneDNN's bf16 product, which packs by itself.
+constexpr int64_t kBf16PanelRows = 256;
+
+float SumOf(__m256 x) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+
+__m256 WidenEight(const Bf16* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+bool ProcessorHasBf16() {
+  return __builtin_cpu_supports("avx512bf16") || __builtin_cpu_supports("amx-bf16");
+}
+
+}  // namespace
+
+void Widen(const Bf16* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, WidenEight(from + i));
+  for (; i < n; ++i) to[i] = ToFloat(from[i]);
+}
+
+float Dot(const float* a, const float* b, int64_t n) {
+  __m256 s0 = _mm256_setzero_ps(), s1 = s0;
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
+    s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
+  }
+  float sum = SumOf(_mm256_add_ps(s0, s1));
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+float Dot(const float* a, const Bf16* b, int64_t n) {
+  __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), WidenEight(b + i), s0);
+    s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), WidenEight(b + i + 8), s1);
+    s2 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 16), WidenEight(b + i + 16), s2);
+    s3 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 24), WidenEight(b + i + 24), s3);
+  }
+  float sum = SumOf(_mm256_add_ps(_mm256_add_ps(s0, s1), _mm256_add_ps(s2, s3)));
+  for (; i < n; ++i) sum += a[i] * ToFloat(b[i]);
+  return sum;
+}
+
+void ProductTransposed(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+                       const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  CHECK_EQ(dnnl_sgemm('N', 'T', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), dnnl_success);
+}
+
+void Product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+             int64_t ldb, float beta, float* c, int64_t ldc) {
+  CHECK_EQ(dnnl_sgemm('N', 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc), dnnl_success);
+}
+
+// oneDNN's bf16 product, one primitive per shape.
+class MatMul::Bf16Products {
+ public:
+  Bf16Products() : engine_(dnnl::engine::kind::cpu, 0) {}
+
+  // c [m][n] (row stride ldc) (+)= a [m][k] b^T, b [n][k], on the calling thread.
+  void Run(int64_t m, int64_t n, int64_t k, const Bf16* a, const Bf16* b, bool accumulate, float* c,
+           int64_t ldc) {
+    using Type = dnnl::memory::data_type;
+    const dnnl::memory::desc a_desc({m, k}, Type::bf16, dnnl::memory::dims{k, 1});
+    const dnnl::memory::desc b_desc({k, n}, Type::bf16, dnnl::memory::dims{1, k});
+    const dnnl::memory::desc c_desc({m, n}, Type::f32, dnnl::memory::dims{ldc, 1});
+    dnnl::matmul product = Primitive({m, n, k, ldc, accumulate}, a_desc, b_desc, c_desc);
+    dnnl::stream stream(engine_);
+    product.execute(
+        stream,
+        {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine_, const_cast<Bf16*>(a))},
+         {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine_, const_cast<Bf16*>(b))},
+         {DNNL_ARG_DST, dnnl::memory(c_desc, engine_, c)}});
+    stream.wait();
+  }
+
+ private:
+  struct Shape {
+    int64_t m, n, k, ldc;
+    bool accumulate;
+    bool operator==(const Shape&) const = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const Shape& s) {
+      return H::combine(std::move(h), s.m, s.n, s.k, s.ldc, s.accumulate);
+    }
+  };
+  static constexpr size_t kMostShapes = 512;
+
+  dnnl::matmul Primitive(const Shape& shape, const dnnl::memory::desc& a,
+                         const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
+    absl::MutexLock lock(&mutex_);
+    auto found = primitives_.find(shape);
+    if (found != primitives_.end()) return found->second;
+    dnnl::primitive_attr attributes;
+    if (shape.accumulate) {
+      dnnl::post_ops add;
+      add.append_sum();
+      attributes.set_post_ops(add);
+    }
+    if (primitives_.size() >= kMostShapes) primitives_.clear();
+    dnnl::matmul product(
+        dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attributes, engine_));
+    primitives_.emplace(shape, product);
+    return product;
+  }
+
+  dnnl::engine engine_;
+  absl::Mutex mutex_;
+  absl::flat_hash_map<Shape, dnnl::matmul> primitives_ ABSL_GUARDED_BY(mutex_);
+};
+
+MatMul::MatMul(Parallel* parallel) : parallel_(parallel) {
+  CHECK(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      << "this processor has no AVX2: the CPU worker needs it";
+  if (ProcessorHasBf16()) bf16_ = std::make_unique<Bf16Products>();
+}
+
+MatMul::~MatMul() = default;
+
+bool MatMul::uses_bf16() const { return bf16_ != nullptr; }
+
+void MatMul::Run(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                 Matrix out) {
+  CHECK_EQ(x.cols, w.cols);
+  CHECK_EQ(out.cols, w.rows);
+  CHECK_EQ(out.rows, x.rows);
+  CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == w.rows);
+  if (x.rows == 0) return;
+  if (x.rows <= kFewRows) {
+    RunFewRows(x, w, accumulate, out);
+  } else {
+    RunPanels(x, w, accumulate, out);
+  }
+  if (bias.empty()) return;
+  parallel_->ForRanges(out.rows, 64, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      float* row = out.Row(r);
+      for (int64_t i = 0; i < out.cols; ++i) row[i] += bias[i];
+    }
+  });
+}
+
+void MatMul::RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out) {
+  const int64_t grain = std::clamp<int64_t>(w.rows / (4 * parallel_->threads()), 16, 2048);
+  parallel_->ForRanges(w.rows, grain, [&](int64_t first, int64_t last) {
+    for (int64_t n = first; n < last; ++n) {
+      for (int64_t r = 0; r < x.rows; ++r) {
+        const float dot =
+            w.dtype == DType::kBf16
+                ? Dot(x.Row(r), static_cast<const Bf16*>(w.data) + n * w.cols, w.cols)
+                : Dot(x.Row(r), static_cast<const float*>(w.data) + n * w.cols, w.cols);
+        out.Row(r)[n] = accumulate ? out.Row(r)[n] + dot : dot;
+      }
+    }
+  });
+}
+
+void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
+  const float beta = accumulate ? 1.0f : 0.0f;
+  if (w.dtype == DType::kBf16 && bf16_ != nullptr) {
+    std::vector<Bf16> narrow(x.rows * x.cols);
+    parallel_->ForRanges(static_cast<int64_t>(narrow.size()), 1 << 16,
+                         [&](int64_t first, int64_t last) {
+                           for (int64_t i = first; i < last; ++i) narrow[i] = ToBf16(x.data[i]);
+                         });
+    parallel_->ForRanges(w.rows, kBf16PanelRows, [&](int64_t first, int64_t last) {
+      bf16_->Run(x.rows, last - first, x.cols, narrow.data(),
+                 static_cast<const Bf16*>(w.data) + first * w.cols, accumulate, out.data + first,
+                 out.cols);
+    });
+    return;
+  }
+  parallel_->ForRanges(w.rows, kPanelRows, [&](int64_t first, int64_t last) {
+    const float* panel = nullptr;
+    thread_local std::vector<float> wide;
+    if (w.dtype == DType::kBf16) {
+      wide.resize((last - first) * w.cols);
+      Widen(static_cast<const Bf16*>(w.data) + first * w.cols, (last - first) * w.cols,
+            wide.data());
+      panel = wide.data();
+    } else {
+      panel = static_cast<const float*>(w.data) + first * w.cols;
+    }
+    ProductTransposed(x.rows, last - first, x.cols, 1.0f, x.data, x.cols, panel, w.cols, beta,
+                      out.data + first, out.cols);
+  });
+}
+
+}  // namespace tessera
