@@ -36,14 +36,14 @@ struct ChunkKey {
   }
 };
 
-// SHA-256 over (layout fingerprint, tenant salt, sink token ids, the segment's token ids), each with its
-// length in front, so that no two different inputs join to the same bytes. Free of position: the same
-// segment has the same key wherever it stands in a prompt.
+// SHA-256 over (layout fingerprint, tenant salt, sink token ids, the segment's token ids), each
+// with its length in front, so that no two different inputs join to the same bytes. Free of
+// position: the same segment has the same key wherever it stands in a prompt.
 ChunkKey MakeChunkKey(const ChunkKey& fingerprint, std::string_view salt,
                       absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens);
 
-// SHA-256 over (chunk key, tokens per piece, index): the key of the index-th piece. The piece size is
-// part of it, since a server may be used by workers that cut differently.
+// SHA-256 over (chunk key, tokens per piece, index): the key of the index-th piece. The piece size
+// is part of it, since a server may be used by workers that cut differently.
 ChunkKey MakePieceKey(const ChunkKey& chunk, uint32_t tokens_per_piece, uint32_t index);
 
 }  // namespace tessera

@@ -12,13 +12,13 @@ namespace tessera {
 
 // Two workers may share chunks exactly when all these fields are equal.
 struct Layout {
-  std::string model_digest;   // SHA-256 (hex) over the model's weights
-  std::string architecture;   // "llama", "qwen2", ...
+  std::string model_digest;  // SHA-256 (hex) over the model's weights
+  std::string architecture;  // "llama", "qwen2", ...
   uint32_t layers = 0;
-  uint32_t kv_heads = 0;      // of this rank
+  uint32_t kv_heads = 0;  // of this rank
   uint32_t head_dim = 0;
   std::string dtype = "bf16";
-  std::string rope;           // every RoPE parameter, as "theta=...;scaling=..."
+  std::string rope;  // every RoPE parameter, as "theta=...;scaling=..."
   uint32_t tp_rank = 0;
   uint32_t tp_size = 1;
   uint32_t format_version = 1;

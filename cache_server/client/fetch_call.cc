@@ -1,0 +1,109 @@
+#include "cache_server/client/fetch_call.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "cache_server/transfer/byte_buffer.h"
+#include "glog/logging.h"
+#include "proto/kv_cache.pb.h"
+
+namespace tessera {
+
+FetchCall::FetchCall(grpc::GenericStub* stub, FetchProgress* progress, size_t first, size_t end,
+                     absl::Time deadline, std::shared_ptr<CallOutcomes> outcomes)
+    : progress_(progress), first_(first), end_(end), outcomes_(std::move(outcomes)) {
+  cache::v1::FetchRequest request;
+  for (size_t i = first; i < end; ++i) {
+    request.add_keys(std::string(progress->targets()[i].key.AsBytes()));
+  }
+  request_ = EncodeBytes(request.SerializeAsString());
+  context_.set_deadline(absl::ToChronoTime(deadline));
+  stub->PrepareBidiStreamingCall(&context_, "/tessera.cache.v1.KvCache/Fetch", {}, this);
+  StartWriteLast(&request_, grpc::WriteOptions());
+  StartRead(&response_);
+  StartCall();
+}
+
+FetchCall::~FetchCall() {
+  if (!done_.HasBeenNotified()) Abandon();
+  done_.WaitForNotification();
+}
+
+void FetchCall::Abandon() {
+  abandoned_.store(true);
+  context_.TryCancel();
+}
+
+void FetchCall::GiveUp() { context_.TryCancel(); }
+
+void FetchCall::OnReadDone(bool ok) {
+  if (!ok) return;
+  const absl::Status status = TakeMessage();
+  response_.Clear();
+  if (!status.ok()) {
+    LOG(WARNING) << "event=fetch_broken error=\"" << status.message() << "\"";
+    broken_ = true;
+    context_.TryCancel();
+    return;
+  }
+  StartRead(&response_);
+}
+
+absl::Status FetchCall::TakeMessage() {
+  const ReceivedBuffer buffer(response_);
+  ASSIGN_OR_RETURN(const ReceivedMessage message, buffer.Parse());
+  if (!message.is_slice()) return TakeHeader(message);
+  if (message.part().key_index >= end_ - first_) {
+    return absl::InvalidArgumentError("slice of an unknown key");
+  }
+  uint64_t bytes = 0;
+  const absl::Status status =
+      progress_->AddPart(first_ + message.part().key_index, message, &bytes);
+  outcomes_->Fetched(bytes);
+  if (absl::IsDataLoss(status)) {
+    // Only this piece is lost; the others go on.
+    outcomes_->ChecksumFailed();
+    LOG(WARNING) << "event=fetch_checksum error=\"" << status.message() << "\"";
+    return absl::OkStatus();
+  }
+  return status;
+}
+
+absl::Status FetchCall::TakeHeader(const ReceivedMessage& message) {
+  cache::v1::FetchHeader header;
+  if (!header.ParseFromString(message.HeaderBytes())) {
+    return absl::InvalidArgumentError("malformed header");
+  }
+  if (static_cast<size_t>(header.keys_size()) != end_ - first_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("header of ", header.keys_size(), " keys for ", end_ - first_));
+  }
+  std::vector<HeaderEntry> entries;
+  entries.reserve(header.keys_size());
+  for (const cache::v1::KeyStatus& key : header.keys()) {
+    entries.push_back({key.found(), key.layers(), key.slice_bytes(), key.tier()});
+  }
+  progress_->SetHeader(first_, entries);
+  return absl::OkStatus();
+}
+
+void FetchCall::OnDone(const grpc::Status& status) {
+  const bool complete = progress_->IsComplete(first_, end_);
+  if (complete && !broken_) {
+    outcomes_->FetchSucceeded();
+  } else if (broken_ || !status.ok()) {
+    // A caller who left tells nothing about the server.
+    if (broken_ || !abandoned_.load()) outcomes_->FetchFailed();
+  } else {
+    // The server sent all it said, but a checksum or the caller's patience failed.
+    outcomes_->FetchSucceeded();
+  }
+  progress_->Close(first_, end_);
+  // Nothing of this object may be used after this.
+  done_.Notify();
+}
+
+}  // namespace tessera

@@ -1,0 +1,119 @@
+#include "cache_server/client/fetch_progress.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "cache_server/chunk/checksum.h"
+#include "glog/logging.h"
+
+namespace tessera {
+
+FetchProgress::FetchProgress(std::vector<FetchTarget> targets)
+    : targets_(std::move(targets)), filling_(targets_.size()), states_(targets_.size()) {}
+
+void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entries) {
+  CHECK_LE(first + entries.size(), targets_.size());
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const HeaderEntry& entry = entries[i];
+    const FetchTarget& target = targets_[first + i];
+    State& state = states_[first + i];
+    const bool usable =
+        entry.found && entry.layers == target.layers && entry.slice_bytes == target.slice_bytes;
+    if (usable && !state.closed) {
+      state.tier = entry.tier.empty() ? "unnamed" : entry.tier;
+    } else {
+      state.closed = true;
+    }
+    state.has_header = true;
+  }
+}
+
+absl::Status FetchProgress::CheckPart(size_t target, const SlicePart& part) const {
+  const Filling& filling = filling_[target];
+  if (part.layer != filling.layer || part.layer >= targets_[target].layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slice of layer ", part.layer, ", not ", filling.layer));
+  }
+  if (part.offset != filling.offset || part.payload_bytes == 0 ||
+      part.payload_bytes > targets_[target].slice_bytes - filling.offset) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("part of ", part.payload_bytes, " bytes at ", part.offset));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& message,
+                                    uint64_t* bytes) {
+  const SlicePart& part = message.part();
+  if (target >= targets_.size()) return absl::InvalidArgumentError("part of an unknown target");
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!states_[target].has_header) return absl::InvalidArgumentError("part before the header");
+    if (states_[target].closed) return absl::OkStatus();
+  }
+  absl::Status status = CheckPart(target, part);
+  if (!status.ok()) {
+    Close(target, target + 1);
+    return status;
+  }
+  const FetchTarget& wanted = targets_[target];
+  std::byte* slice = wanted.memory + wanted.slice_bytes * part.layer;
+  message.CopyPayload(slice + part.offset);
+  *bytes += part.payload_bytes;
+  Filling& filling = filling_[target];
+  filling.offset += part.payload_bytes;
+  if (filling.offset < wanted.slice_bytes) return absl::OkStatus();
+  if (SliceChecksum({slice, wanted.slice_bytes}) != part.checksum) {
+    Close(target, target + 1);
+    return absl::DataLossError(
+        absl::StrCat("wrong checksum: layer ", part.layer, " of ", wanted.key.ToHex()));
+  }
+  filling = {.layer = part.layer + 1, .offset = 0};
+  absl::MutexLock lock(&mutex_);
+  if (!states_[target].closed) states_[target].ready_layers = part.layer + 1;
+  return absl::OkStatus();
+}
+
+void FetchProgress::Close(size_t first, size_t end) {
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = first; i < end; ++i) states_[i].closed = true;
+}
+
+bool FetchProgress::IsComplete(size_t first, size_t end) const {
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = first; i < end; ++i) {
+    if (!states_[i].has_header) return false;
+    if (!states_[i].tier.empty() && states_[i].ready_layers < targets_[i].layers) return false;
+  }
+  return true;
+}
+
+bool FetchProgress::WaitForHeader(size_t first, size_t end, absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  // All targets of one stream get their header together, so its last one speaks for all of them.
+  auto arrived = [this, first, end]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return first == end || states_[end - 1].has_header || states_[end - 1].closed;
+  };
+  return mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline);
+}
+
+std::vector<std::string> FetchProgress::Tiers() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::string> tiers;
+  tiers.reserve(states_.size());
+  for (const State& state : states_) tiers.push_back(state.tier);
+  return tiers;
+}
+
+bool FetchProgress::WaitForSlice(size_t target, uint32_t layer, absl::Time deadline) {
+  CHECK_LT(target, targets_.size());
+  absl::MutexLock lock(&mutex_);
+  State& state = states_[target];
+  auto decided = [&state, layer]() { return state.ready_layers > layer || state.closed; };
+  if (!mutex_.AwaitWithDeadline(absl::Condition(&decided), deadline)) state.closed = true;
+  return state.ready_layers > layer;
+}
+
+}  // namespace tessera

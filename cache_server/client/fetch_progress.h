@@ -1,0 +1,85 @@
+// What of a fetch has arrived: takes slice parts as they come, and lets readers wait for whole
+// slices.
+#ifndef TESSERA_CACHE_SERVER_CLIENT_FETCH_PROGRESS_H_
+#define TESSERA_CACHE_SERVER_CLIENT_FETCH_PROGRESS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "cache_server/client/cache_client.h"
+#include "cache_server/transfer/slice_wire.h"
+
+namespace tessera {
+
+// The server's word on one target.
+struct HeaderEntry {
+  bool found = false;
+  uint32_t layers = 0;
+  uint64_t slice_bytes = 0;
+  std::string tier;
+};
+
+// Waits may come from any thread. Each target is filled by one stream, one call at a time;
+// different targets may be filled by different threads.
+class FetchProgress {
+ public:
+  explicit FetchProgress(std::vector<FetchTarget> targets);
+
+  const std::vector<FetchTarget>& targets() const { return targets_; }
+
+  // For the stream that fills targets `first`, `first + 1`, ...: the server's answer for them. A
+  // target that is not found, or stored with other sizes, is a miss.
+  void SetHeader(size_t first, const std::vector<HeaderEntry>& entries);
+
+  // Copies a part of a slice of target `target` to its place; after the last part, verifies the
+  // slice. Parts of a missed target are passed over. Adds to `*bytes` what was copied.
+  // INVALID_ARGUMENT: a part that does not follow what came before; DATA_LOSS: a wrong checksum.
+  // Either makes the target fail.
+  absl::Status AddPart(size_t target, const ReceivedMessage& message, uint64_t* bytes);
+
+  // No more comes for targets [first, end): what is not complete will not be.
+  void Close(size_t first, size_t end);
+
+  // Whether all slices of all found targets in [first, end) have arrived; false without a header.
+  bool IsComplete(size_t first, size_t end) const;
+
+  // Waits until every target in [first, end) has its header or is closed. False: not before
+  // `deadline`.
+  bool WaitForHeader(size_t first, size_t end, absl::Time deadline) const;
+
+  // The tier of each target, empty for a miss or when no header came.
+  std::vector<std::string> Tiers() const;
+
+  // See FetchStream::WaitForSlice. False after `deadline`, and then for all later layers.
+  bool WaitForSlice(size_t target, uint32_t layer, absl::Time deadline);
+
+ private:
+  // Written by the one stream that fills the target, so not guarded.
+  struct Filling {
+    uint32_t layer = 0;
+    uint64_t offset = 0;
+  };
+  struct State {
+    bool has_header = false;
+    bool closed = false;  // nothing more comes: miss, failure, or end
+    uint32_t ready_layers = 0;
+    std::string tier;
+  };
+
+  absl::Status CheckPart(size_t target, const SlicePart& part) const;
+
+  const std::vector<FetchTarget> targets_;
+  std::vector<Filling> filling_;
+  mutable absl::Mutex mutex_;
+  std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_CACHE_SERVER_CLIENT_FETCH_PROGRESS_H_

@@ -1,0 +1,34 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cache_server/client/cache_client.h"
+
+namespace tessera {
+namespace {
+
+class NullFetchStream : public FetchStream {
+ public:
+  explicit NullFetchStream(size_t targets) : targets_(targets) {}
+  std::vector<std::string> WaitForHeader() override { return std::vector<std::string>(targets_); }
+  bool WaitForSlice(size_t target, uint32_t layer) override { return false; }
+
+ private:
+  const size_t targets_;
+};
+
+class NullCacheClient : public CacheClient {
+ public:
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets, absl::Duration) override {
+    return std::make_unique<NullFetchStream>(targets.size());
+  }
+  size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }
+  ClientCounters counters() const override { return {}; }
+};
+
+}  // namespace
+
+std::unique_ptr<CacheClient> MakeNullCacheClient() { return std::make_unique<NullCacheClient>(); }
+
+}  // namespace tessera
