@@ -1,0 +1,222 @@
+#include "gpu_worker/blend/blend_run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "glog/logging.h"
+
+namespace tessera {
+
+BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
+                   const BlendRequest& request, const std::atomic<bool>& cancelled)
+    : decoder_(decoder),
+      ops_(decoder.ops()),
+      loader_(loader),
+      config_(config),
+      request_(request),
+      cancelled_(cancelled),
+      placed_(decoder.config().layers, false) {
+  for (size_t i = 0; i < request.segments.size(); ++i) {
+    const std::vector<uint32_t>& segment = request.segments[i];
+    const auto start = static_cast<int64_t>(ids_.size());
+    const auto tokens = static_cast<int64_t>(segment.size());
+    ids_.insert(ids_.end(), segment.begin(), segment.end());
+    if (i + 1 == request.segments.size()) {
+      suffix_start_ = start;
+      continue;
+    }
+    // The lead stands where it was computed; behind the lead as sink, so does the first chunk.
+    const bool exact = i == 0 || (i == 1 && config.sink == SinkKind::kLead);
+    places_.push_back({start, tokens, exact});
+    for (int64_t r = 0; r < tokens && !exact; ++r) {
+      prompt_rows_.candidates.push_back(static_cast<int32_t>(start + r));
+      if (r < config.first_k) prompt_rows_.first_rows.push_back(static_cast<int32_t>(start + r));
+    }
+  }
+  prompt_rows_.count = static_cast<int64_t>(ids_.size());
+  kv_ = KvMemory(decoder.config(), prompt_rows_.count + request.max_new_tokens);
+}
+
+absl::Status BlendRun::CheckCancelled() const {
+  return cancelled_ ? absl::CancelledError("the request was cancelled") : absl::OkStatus();
+}
+
+absl::StatusOr<Prefilled> BlendRun::Run() {
+  Activations h;
+  int64_t layer = 0;
+  if (request_.policy.needs_deviation() && !prompt_rows_.candidates.empty()) {
+    ASSIGN_OR_RETURN(h, RunCheckLayers());
+    layer = config_.check_layer + 1;
+  } else {
+    std::vector<float> scores;
+    if (request_.policy.needs_query_pass() && !prompt_rows_.candidates.empty()) {
+      ASSIGN_OR_RETURN(scores, QueryScores());
+    }
+    Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
+    h = decoder_.Embed(ChosenIds());
+  }
+  for (; layer < decoder_.config().layers; ++layer) RETURN_IF_ERROR(RecomputeLayer(layer, h));
+  return Report(h);
+}
+
+absl::Status BlendRun::PlaceLayer(int64_t layer) {
+  RETURN_IF_ERROR(CheckCancelled());
+  if (placed_[layer]) return absl::OkStatus();
+  RETURN_IF_ERROR(loader_.WaitForLayer(layer));
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const RawChunk& chunk = loader_.chunk(i);
+    for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
+      ops_.PlaceSlice(chunk.Slice(piece, layer), places_[i].start + chunk.FirstToken(piece),
+                      decoder_.rope(), kv_.Layer(layer));
+    }
+  }
+  placed_[layer] = true;
+  return absl::OkStatus();
+}
+
+// One pass of the suffix alone over the placed chunks. Its own K and V stay in the memory until the
+// recompute overwrites them.
+absl::StatusOr<std::vector<float>> BlendRun::QueryScores() {
+  const absl::Span<const uint32_t> suffix = absl::MakeConstSpan(ids_).subspan(suffix_start_);
+  const std::vector<int32_t> positions = PositionsFrom(suffix_start_, suffix.size());
+  const bool by_norm = request_.policy.kind() == SelectionPolicy::Kind::kQueryV;
+  const int64_t layers = decoder_.config().layers;
+  std::vector<float> scores(ids_.size(), 0.0f);
+  const Activations h = decoder_.Embed(suffix);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    RETURN_IF_ERROR(PlaceLayer(layer));
+    const LayerKv memory = kv_.Layer(layer);
+    Qkv fresh = decoder_.ProjectQkv(layer, h);
+    ops_.Rotate(fresh.q, positions, decoder_.rope());
+    ops_.Rotate(fresh.k, positions, decoder_.rope());
+    ops_.WriteKv(fresh.k, fresh.v, positions, memory);
+    const Activations attention(fresh.q->rows, fresh.q->cols);
+    ops_.AttendScored(fresh.q, positions, memory, by_norm, attention, absl::MakeSpan(scores));
+    if (layer + 1 < layers) decoder_.FinishLayer(layer, attention, h);
+  }
+  return scores;
+}
+
+// CacheBlend's way: all rows run up to the check layer, where each cached row's deviation is known.
+absl::StatusOr<Activations> BlendRun::RunCheckLayers() {
+  const std::vector<int32_t> all = PositionsFrom(0, prompt_rows_.count);
+  const int64_t check = config_.check_layer;
+  const Activations h = decoder_.Embed(ids_);
+  for (int64_t layer = 0; layer < check; ++layer) {
+    RETURN_IF_ERROR(CheckCancelled());
+    decoder_.RunLayer(layer, all, kv_, h, h->rows);
+    placed_[layer] = true;  // with fresh rows only
+  }
+  Qkv fresh = decoder_.ProjectQkv(check, h);
+  ASSIGN_OR_RETURN(const std::vector<float> scores, DeviationScores(check, fresh));
+  Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
+  // Fresh K and V of every row are at hand in this layer: all are used, only the chosen rows go on.
+  const auto count = static_cast<int64_t>(rows_.size());
+  Activations chosen(count, h->cols), q(count, fresh.q->cols);
+  ops_.GatherRows(h, rows_, chosen);
+  ops_.GatherRows(fresh.q, rows_, q);
+  fresh.q = std::move(q);
+  decoder_.AttendAndFinish(check, fresh, all, rows_, kv_, chosen);
+  placed_[check] = true;
+  return chosen;
+}
+
+absl::StatusOr<std::vector<float>> BlendRun::DeviationScores(int64_t layer, const Qkv& fresh) {
+  RETURN_IF_ERROR(loader_.WaitForLayer(layer));
+  const bool by_v = request_.policy.kind() == SelectionPolicy::Kind::kHkvdV;
+  const Matrix values = by_v ? fresh.v.view() : fresh.k.view();
+  std::vector<float> scores(ids_.size(), 0.0f);
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const RawChunk& chunk = loader_.chunk(i);
+    for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
+      const SliceView slice = chunk.Slice(piece, layer);
+      const int64_t first = places_[i].start + chunk.FirstToken(piece);
+      ops_.Deviation(values.Slice(first, slice.tokens), by_v ? slice.v : slice.k,
+                     absl::MakeSpan(scores).subspan(first, slice.tokens));
+    }
+  }
+  return scores;
+}
+
+void BlendRun::Choose(std::vector<int32_t> picked) {
+  picked_ = std::move(picked);
+  rows_ = picked_;
+  for (auto r = static_cast<int32_t>(suffix_start_); r < prompt_rows_.count; ++r) {
+    rows_.push_back(r);
+  }
+}
+
+std::vector<uint32_t> BlendRun::ChosenIds() const {
+  std::vector<uint32_t> ids;
+  for (int32_t row : rows_) ids.push_back(ids_[row]);
+  return ids;
+}
+
+std::vector<CorrectionTask> BlendRun::CorrectionTasks(int64_t layer) const {
+  std::vector<CorrectionTask> tasks;
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const auto [start, tokens, exact] = places_[i];
+    if (exact) continue;
+    CorrectionTask task;
+    task.first_position = start;
+    const auto first = std::lower_bound(rows_.begin(), rows_.end(), start);
+    const auto last = std::lower_bound(first, rows_.end(), start + tokens);
+    for (auto row = first; row != last; ++row) {
+      task.picked.push_back(static_cast<int32_t>(*row - start));
+      task.fresh_rows.push_back(static_cast<int32_t>(row - rows_.begin()));
+    }
+    // Nothing to learn from, or nothing left to correct.
+    if (task.picked.empty() || static_cast<int64_t>(task.picked.size()) == tokens) continue;
+    const RawChunk& chunk = loader_.chunk(i);
+    for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
+      task.pieces.push_back(chunk.Slice(piece, layer));
+    }
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+// Recomputes the chosen rows of one layer; after the last layer h is the prompt's last row alone.
+absl::Status BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
+  RETURN_IF_ERROR(PlaceLayer(layer));
+  Qkv fresh = decoder_.ProjectQkv(layer, h);
+  // In layer 0 K and V depend on the token alone: there is nothing to correct.
+  if (request_.correction && layer > 0) {
+    ops_.Correct(CorrectionTasks(layer), fresh.k, fresh.v, config_.constants, decoder_.rope(),
+                 kv_.Layer(layer));
+  }
+  absl::Span<const int32_t> positions = rows_;
+  if (layer + 1 == decoder_.config().layers) {
+    h.KeepLastRows(1);
+    fresh.q.KeepLastRows(1);
+    positions = positions.last(1);
+  }
+  decoder_.AttendAndFinish(layer, fresh, rows_, positions, kv_, h);
+  return absl::OkStatus();
+}
+
+Prefilled BlendRun::Report(const Activations& h) {
+  Prefilled done;
+  const Matrix last = h->Slice(h->rows - 1, 1);
+  const Activations logits = decoder_.Logits(last);
+  done.logits.assign(logits->data, logits->data + logits->cols);
+  done.tokens = prompt_rows_.count;
+  for (size_t i = 0; i < places_.size(); ++i) {
+    SegmentOutcome outcome;
+    outcome.tokens = places_[i].tokens;
+    outcome.exact = places_[i].exact;
+    outcome.cached_tokens = loader_.cached_tokens(i);
+    outcome.tier = loader_.tier(i);
+    const auto first = std::lower_bound(picked_.begin(), picked_.end(), places_[i].start);
+    outcome.recomputed_tokens =
+        std::lower_bound(first, picked_.end(), places_[i].start + outcome.cached_tokens) - first;
+    done.segments.push_back(outcome);
+  }
+  done.segments.push_back({.tokens = prompt_rows_.count - suffix_start_});
+  done.picked = std::move(picked_);
+  done.kv = std::move(kv_);
+  return done;
+}
+
+}  // namespace tessera

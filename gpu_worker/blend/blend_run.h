@@ -1,0 +1,62 @@
+// One prompt's way through a blend. Private to the blender.
+#ifndef TESSERA_GPU_WORKER_BLEND_BLEND_RUN_H_
+#define TESSERA_GPU_WORKER_BLEND_BLEND_RUN_H_
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/kv_loader.h"
+
+namespace tessera {
+
+// The steps of DESIGN: load, (query pass,) choose, recompute layer by layer.
+class BlendRun {
+ public:
+  BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
+           const BlendRequest& request, const std::atomic<bool>& cancelled);
+
+  // The loader has been started with all segments but the last, in order.
+  absl::StatusOr<Prefilled> Run();
+
+ private:
+  // A chunk's place in the prompt.
+  struct Place {
+    int64_t start = 0;
+    int64_t tokens = 0;
+    bool exact = false;
+  };
+
+  absl::Status CheckCancelled() const;
+  absl::Status PlaceLayer(int64_t layer);
+  absl::StatusOr<std::vector<float>> QueryScores();
+  absl::StatusOr<std::vector<float>> DeviationScores(int64_t layer, const Qkv& fresh);
+  void Choose(std::vector<int32_t> picked);
+  absl::StatusOr<Activations> RunCheckLayers();
+  absl::Status RecomputeLayer(int64_t layer, Activations& h);
+  std::vector<CorrectionTask> CorrectionTasks(int64_t layer) const;
+  std::vector<uint32_t> ChosenIds() const;
+  Prefilled Report(const Activations& h);
+
+  const Decoder& decoder_;
+  Ops& ops_;
+  KvLoader& loader_;
+  const BlendConfig& config_;
+  const BlendRequest& request_;
+  const std::atomic<bool>& cancelled_;
+  std::vector<uint32_t> ids_;   // of the whole prompt
+  int64_t suffix_start_ = 0;
+  std::vector<Place> places_;   // one per chunk
+  PromptRows prompt_rows_;
+  KvMemory kv_;
+  std::vector<bool> placed_;    // by layer
+  std::vector<int32_t> picked_;
+  std::vector<int32_t> rows_;   // computed in every layer: picked and suffix, ascending
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_BLEND_BLEND_RUN_H_

@@ -1,0 +1,101 @@
+// Prefill of a prompt from chunks: place them, recompute a few rows with the whole prompt in view, correct
+// the rest, and go on as if the whole prompt had been computed.
+#ifndef TESSERA_GPU_WORKER_BLEND_BLENDER_H_
+#define TESSERA_GPU_WORKER_BLEND_BLENDER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cache_server/chunk/layout.h"
+#include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/chunk_prefill.h"
+#include "gpu_worker/blend/kv_loader.h"
+#include "gpu_worker/blend/policy.h"
+#include "gpu_worker/model/decoder.h"
+
+namespace tessera {
+
+// What stands before a chunk when its KV is computed alone. kLead: the prompt's lead segment, whose ids then are
+// part of every chunk's key.
+enum class SinkKind { kNone, kBos, kLead };
+
+// What a request gets when it does not say otherwise, and what it cannot say.
+struct BlendConfig {
+  SelectionPolicy policy;
+  double recompute_ratio = 0.15;         // of the cached rows that are not exact, 0..1
+  std::optional<bool> correction;        // none: as the policy's default
+  int64_t check_layer = 1;               // where the hkvd policies choose
+  int64_t first_k = 16;                  // rows of each chunk that first_k takes
+  SinkKind sink = SinkKind::kBos;
+  int64_t tokens_per_piece = 256;
+  bool layerwise = true;                 // compute layer l while later ones arrive
+  CorrectionConstants constants;
+};
+
+struct BlendRequest {
+  std::vector<std::vector<uint32_t>> segments;  // lead, chunks, suffix; none empty
+  std::string salt;                             // part of every chunk key
+  bool exact = false;                           // plain full prefill, no chunk read or made
+  SelectionPolicy policy;
+  double recompute_ratio = 0.15;
+  bool correction = false;
+  int64_t max_new_tokens = 0;  // room in the KV memory behind the prompt
+};
+
+// How a segment got its KV.
+struct SegmentOutcome {
+  int64_t tokens = 0;
+  int64_t cached_tokens = 0;      // its first tokens that came from the cache
+  int64_t recomputed_tokens = 0;  // of these, chosen by the policy
+  bool exact = false;             // cached in just the context that it has here
+  std::string tier;
+};
+
+struct Prefilled {
+  KvMemory kv;                           // positions 0 .. tokens - 1 are filled
+  int64_t tokens = 0;                    // of the prompt
+  std::vector<float> logits;             // of the last row, [vocab]
+  std::vector<SegmentOutcome> segments;  // one each
+  std::vector<int32_t> picked;           // rows that the policy chose, ascending
+  std::vector<FreshChunk> fresh;         // to be stored after the first token is out
+};
+
+// Not thread-safe: one request at a time, on the thread that issues device work.
+class Blender {
+ public:
+  // All must outlive the blender. fingerprint: of this model's layout.
+  Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fingerprint,
+          const BlendConfig& config);
+
+  // CANCELLED when *cancelled turns true; no other error: a cache that fails only makes it slower.
+  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const std::atomic<bool>& cancelled);
+
+  const BlendConfig& config() const { return config_; }
+
+  // Seconds that computing a token takes here: bounds how long a fetch may take (not slower than computing).
+  void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
+
+ private:
+  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request,
+                                         const std::atomic<bool>& cancelled);
+
+  const Decoder& decoder_;
+  CacheClient& client_;
+  const ChunkKey fingerprint_;
+  const BlendConfig config_;
+  ChunkPrefill chunk_prefill_;
+  double seconds_per_token_ = 0.005;
+};
+
+// The part of the model that KV depends on. weights_digest: hex SHA-256.
+Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest);
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_BLEND_BLENDER_H_

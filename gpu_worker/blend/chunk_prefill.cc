@@ -1,0 +1,67 @@
+#include "gpu_worker/blend/chunk_prefill.h"
+
+#include <algorithm>
+
+#include "absl/status/statusor.h"
+#include "base/status_macros.h"
+
+namespace tessera {
+
+absl::Status ChunkPrefill::PlaceSink(absl::Span<const uint32_t> sink,
+                                     const std::atomic<bool>& cancelled, const KvMemory& kv) {
+  if (sink.empty()) return absl::OkStatus();
+  const auto n = static_cast<int64_t>(sink.size());
+  if (!std::equal(sink.begin(), sink.end(), sink_.begin(), sink_.end())) {
+    sink_.clear();
+    sink_kv_ = KvMemory(decoder_.config(), n);
+    RETURN_IF_ERROR(decoder_.Extend(sink_kv_, sink, 0, cancelled).status());
+    sink_.assign(sink.begin(), sink.end());
+  }
+  for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
+    const LayerKv from = sink_kv_.Layer(layer), to = kv.Layer(layer);
+    for (int64_t head = 0; head < to.kv_heads; ++head) {
+      std::copy_n(from.K(head, 0), n * to.head_dim, to.K(head, 0));
+      std::copy_n(from.V(head, 0), n * to.head_dim, to.V(head, 0));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChunkPrefill::RunPiece(absl::Span<const uint32_t> tokens, int64_t piece,
+                                    int64_t first_position, const std::atomic<bool>& cancelled,
+                                    const KvMemory& kv, RawChunk& chunk) {
+  const std::vector<int32_t> positions = PositionsFrom(first_position, tokens.size());
+  const Activations h = decoder_.Embed(tokens);
+  const int64_t layers = decoder_.config().layers;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    if (cancelled) return absl::CancelledError("the request was cancelled");
+    Qkv fresh = decoder_.ProjectQkv(layer, h);
+    decoder_.ops().RoundToSlice(fresh.k, fresh.v, chunk.SliceK(piece, layer),
+                                chunk.SliceV(piece, layer));
+    if (layer + 1 == layers) break;  // nobody reads what it would give
+    decoder_.AttendAndFinish(layer, fresh, positions, positions, kv, h);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChunkPrefill::Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,
+                               int64_t first_piece, const std::atomic<bool>& cancelled,
+                               RawChunk& chunk) {
+  const auto behind = static_cast<int64_t>(sink.size());
+  const KvMemory kv(decoder_.config(), behind + chunk.tokens());
+  RETURN_IF_ERROR(PlaceSink(sink, cancelled, kv));
+  for (int64_t piece = 0; piece < first_piece; ++piece) {
+    for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
+      decoder_.ops().PlaceSlice(chunk.Slice(piece, layer), behind + chunk.FirstToken(piece),
+                                decoder_.rope(), kv.Layer(layer));
+    }
+  }
+  for (int64_t piece = first_piece; piece < chunk.pieces(); ++piece) {
+    const int64_t first = chunk.FirstToken(piece);
+    RETURN_IF_ERROR(RunPiece(tokens.subspan(first, chunk.PieceTokens(piece)), piece, behind + first,
+                             cancelled, kv, chunk));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tessera

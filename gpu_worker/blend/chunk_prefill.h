@@ -1,0 +1,42 @@
+// The KV of a segment computed alone: what a chunk is.
+#ifndef TESSERA_GPU_WORKER_BLEND_CHUNK_PREFILL_H_
+#define TESSERA_GPU_WORKER_BLEND_CHUNK_PREFILL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "gpu_worker/blend/raw_chunk.h"
+#include "gpu_worker/model/decoder.h"
+
+namespace tessera {
+
+// Not thread-safe.
+class ChunkPrefill {
+ public:
+  explicit ChunkPrefill(const Decoder* decoder) : decoder_(*decoder) {}
+
+  // Fills pieces first_piece.. of `chunk` with the KV of `tokens` behind `sink` and behind the pieces before,
+  // which are there already; the sink's own rows are dropped. K and V are rounded to the cache's type before
+  // they are attended to, piece by piece: so a piece has the same bytes whether those before it were
+  // computed now or came from the cache. CANCELLED when *cancelled turns true; the chunk is then unfinished.
+  absl::Status Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,
+                   int64_t first_piece, const std::atomic<bool>& cancelled, RawChunk& chunk);
+
+ private:
+  absl::Status PlaceSink(absl::Span<const uint32_t> sink, const std::atomic<bool>& cancelled,
+                         const KvMemory& kv);
+  absl::Status RunPiece(absl::Span<const uint32_t> tokens, int64_t piece, int64_t first_position,
+                        const std::atomic<bool>& cancelled, const KvMemory& kv, RawChunk& chunk);
+
+  const Decoder& decoder_;
+  // The last sink's KV: nearly always the same token, which would cost a decode step for every chunk.
+  std::vector<uint32_t> sink_;
+  KvMemory sink_kv_;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_BLEND_CHUNK_PREFILL_H_

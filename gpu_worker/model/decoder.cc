@@ -1,0 +1,123 @@
+#include "gpu_worker/model/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "glog/logging.h"
+
+namespace tessera {
+
+std::vector<int32_t> PositionsFrom(int64_t first, int64_t count) {
+  std::vector<int32_t> positions(count);
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+  return positions;
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder, int64_t max_len,
+                                                       Ops* ops) {
+  ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(folder));
+  if (max_len == 0) max_len = config.max_positions;
+  if (max_len < 0 || max_len > config.max_positions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_len is ", max_len, ", but this model reaches ", config.max_positions,
+                     " tokens: set it between 1 and that"));
+  }
+  ASSIGN_OR_RETURN(Weights weights, LoadWeights(folder, config));
+  return std::unique_ptr<Decoder>(
+      new Decoder(std::move(config), std::move(weights), max_len, ops));
+}
+
+Decoder::Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      max_len_(max_len),
+      rope_(MakeRopeTable(config_.rope, config_.head_dim, max_len)),
+      ops_(ops) {}
+
+Activations Decoder::Embed(absl::Span<const uint32_t> ids) const {
+  Activations h(static_cast<int64_t>(ids.size()), config_.hidden);
+  ops_->Embed(weights_.embedding, ids, h);
+  return h;
+}
+
+Qkv Decoder::ProjectQkv(int64_t layer, Matrix h) const {
+  const LayerWeights& w = weights_.layers[layer];
+  Activations x(h.rows, h.cols);
+  ops_->RmsNorm(h, w.input_norm, config_.rms_eps, x);
+  Qkv fresh{Activations(h.rows, w.q.rows), Activations(h.rows, w.k.rows),
+            Activations(h.rows, w.v.rows)};
+  ops_->MatMul(x, w.q, w.q_bias, /*accumulate=*/false, fresh.q);
+  ops_->MatMul(x, w.k, w.k_bias, /*accumulate=*/false, fresh.k);
+  ops_->MatMul(x, w.v, w.v_bias, /*accumulate=*/false, fresh.v);
+  if (!w.q_norm.empty()) ops_->RmsNorm(fresh.q, w.q_norm, config_.rms_eps, fresh.q);
+  if (!w.k_norm.empty()) ops_->RmsNorm(fresh.k, w.k_norm, config_.rms_eps, fresh.k);
+  return fresh;
+}
+
+void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
+  const LayerWeights& w = weights_.layers[layer];
+  ops_->MatMul(attention, w.o, {}, /*accumulate=*/true, h);
+  for (int64_t first = 0; first < h.rows; first += kRowBlock) {
+    const Matrix rows = h.Slice(first, std::min(kRowBlock, h.rows - first));
+    Activations x(rows.rows, rows.cols);
+    Activations gate(rows.rows, config_.intermediate), up(rows.rows, config_.intermediate);
+    ops_->RmsNorm(rows, w.post_attention_norm, config_.rms_eps, x);
+    ops_->MatMul(x, w.gate, {}, /*accumulate=*/false, gate);
+    ops_->MatMul(x, w.up, {}, /*accumulate=*/false, up);
+    ops_->SwiGlu(gate, up);
+    ops_->MatMul(gate, w.down, {}, /*accumulate=*/true, rows);
+  }
+}
+
+void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
+                              absl::Span<const int32_t> positions, const KvMemory& kv,
+                              Matrix h) const {
+  const LayerKv memory = kv.Layer(layer);
+  ops_->Rotate(fresh.k, kv_positions, rope_);
+  ops_->WriteKv(fresh.k, fresh.v, kv_positions, memory);
+  ops_->Rotate(fresh.q, positions, rope_);
+  Activations attention(h.rows, fresh.q->cols);
+  ops_->Attend(fresh.q, positions, memory, attention);
+  FinishLayer(layer, attention, h);
+}
+
+void Decoder::RunLayer(int64_t layer, absl::Span<const int32_t> positions, const KvMemory& kv,
+                       Matrix h, int64_t needed) const {
+  Qkv fresh = ProjectQkv(layer, h);
+  const int64_t skipped = h.rows - needed;
+  if (skipped > 0) fresh.q.KeepLastRows(needed);
+  AttendAndFinish(layer, fresh, positions, positions.subspan(skipped), kv,
+                  h.Slice(skipped, needed));
+}
+
+Activations Decoder::Logits(Matrix h) const {
+  Activations x(h.rows, h.cols), logits(h.rows, config_.vocab);
+  ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
+  ops_->MatMul(x, weights_.head, {}, /*accumulate=*/false, logits);
+  return logits;
+}
+
+absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                            int64_t first,
+                                            const std::atomic<bool>& cancelled) const {
+  CHECK(!ids.empty());
+  CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
+  Activations last(1, config_.hidden);
+  for (size_t done = 0; done < ids.size(); done += kRowBlock) {
+    const absl::Span<const uint32_t> block = ids.subspan(done, kRowBlock);
+    const std::vector<int32_t> positions = PositionsFrom(first + done, block.size());
+    const Activations h = Embed(block);
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      if (cancelled) return absl::CancelledError("the request was cancelled");
+      RunLayer(layer, positions, kv, h, layer + 1 == config_.layers ? 1 : h->rows);
+    }
+    std::memcpy(last->data, h->Row(h->rows - 1), config_.hidden * sizeof(float));
+  }
+  return last;
+}
+
+}  // namespace tessera
