@@ -1,0 +1,105 @@
+// The Reply that a connection lends to a handler. Private to gateway/http: it shows Asio types.
+#ifndef TESSERA_GATEWAY_HTTP_OUTBOX_H_
+#define TESSERA_GATEWAY_HTTP_OUTBOX_H_
+
+#include <atomic>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "boost/asio/any_io_executor.hpp"
+#include "boost/asio/post.hpp"
+#include "boost/asio/steady_timer.hpp"
+#include "gateway/http/handler.h"
+
+namespace tessera::http {
+
+// Carries calls from any thread to the connection's executor: every call is posted there, so what
+// the connection reads (below "executor only") needs no lock. Posts of one caller keep their order.
+// The count of buffered bytes is the only thing both sides touch.
+class Outbox final : public Reply {
+ public:
+  // At most `capacity` bytes wait to be written; `wake` is cancelled whenever something has
+  // arrived.
+  Outbox(boost::asio::any_io_executor executor, size_t capacity, boost::asio::steady_timer* wake)
+      : executor_(std::move(executor)), capacity_(capacity), wake_(wake) {}
+
+  void Send(Response response) override {
+    Post([this, response = std::move(response)]() mutable {
+      response_ = std::move(response);
+      finished_ = true;
+    });
+  }
+
+  void StartEvents(Headers headers) override {
+    Post([this, headers = std::move(headers)]() mutable {
+      events_head_ = std::move(headers);
+      events_begun_ = true;
+    });
+  }
+
+  bool Write(std::string bytes) override {
+    const size_t size = bytes.size();
+    if (lost_.load(std::memory_order_relaxed)) return false;
+    if (buffered_.fetch_add(size, std::memory_order_relaxed) + size > capacity_) {
+      lost_.store(true, std::memory_order_relaxed);
+      return false;
+    }
+    Post([this, bytes = std::move(bytes)] { events_ += bytes; });
+    return true;
+  }
+
+  void Finish() override {
+    Post([this] { finished_ = true; });
+  }
+
+  // Executor only. The last call has arrived; what it and earlier calls left may still be unread.
+  bool finished() const { return finished_; }
+
+  // Executor only. StartEvents has been called, so the stream needs an end.
+  bool events_begun() const { return events_begun_; }
+
+  // Executor only. Some bytes were dropped: the stream must not be ended as if it were whole.
+  bool lost() const { return lost_.load(std::memory_order_relaxed); }
+
+  // Executor only. The client has left: later writes are dropped.
+  void Close() { lost_.store(true, std::memory_order_relaxed); }
+
+  // Executor only. Each moves out what has arrived since, once.
+  std::optional<Response> TakeResponse() { return std::exchange(response_, std::nullopt); }
+  std::optional<Headers> TakeEventsHead() { return std::exchange(events_head_, std::nullopt); }
+  std::string TakeEvents() { return std::exchange(events_, {}); }
+  bool HasOutput() const { return response_ || events_head_ || !events_.empty(); }
+
+  // Executor only. `bytes` taken by TakeEvents were written: that much room is free again.
+  void Written(size_t bytes) { buffered_.fetch_sub(bytes, std::memory_order_relaxed); }
+
+ private:
+  template <typename Call>
+  void Post(Call call) {
+    // A copy: when this was a last call, the outbox may be gone before post returns.
+    boost::asio::any_io_executor executor = executor_;
+    boost::asio::post(executor, [call = std::move(call), wake = wake_]() mutable {
+      call();
+      wake->cancel();
+    });
+  }
+
+  const boost::asio::any_io_executor executor_;
+  const size_t capacity_;
+  boost::asio::steady_timer* const wake_;
+  std::atomic<size_t> buffered_ = 0;
+  std::atomic<bool> lost_ = false;
+
+  // Executor only.
+  std::optional<Response> response_;
+  std::optional<Headers> events_head_;
+  std::string events_;
+  bool events_begun_ = false;
+  bool finished_ = false;
+};
+
+}  // namespace tessera::http
+
+#endif  // TESSERA_GATEWAY_HTTP_OUTBOX_H_

@@ -1,0 +1,63 @@
+// One worker, as the gateway sees it: two calls, both without a thread of their own.
+#ifndef TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
+#define TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "proto/worker.pb.h"
+
+namespace tessera {
+
+// Receives the events of one Generate call, one at a time, on threads of the RPC library. Must not
+// wait in them.
+class GenerateListener {
+ public:
+  virtual ~GenerateListener() = default;
+
+  virtual void OnEvent(const worker::v1::GenerateResponse& event) = 0;
+
+  // The last call, exactly once. The call object may be destroyed in it or after it.
+  virtual void OnDone(absl::Status status) = 0;
+};
+
+// A call that is running.
+class WorkerCall {
+ public:
+  // Only after its last callback, or from within it.
+  virtual ~WorkerCall() = default;
+
+  // Asks the worker to stop. Thread-safe, never waits, may come at any time before destruction; the
+  // last callback still comes, then with CANCELLED unless the call had ended before.
+  virtual void Cancel() = 0;
+};
+
+// Thread-safe. Must outlive its calls.
+class WorkerClient {
+ public:
+  using ModelCallback = std::function<void(absl::StatusOr<worker::v1::GetModelResponse>)>;
+
+  virtual ~WorkerClient() = default;
+
+  virtual const std::string& address() const = 0;
+
+  // Asks what the worker serves; `done` is called once, never from within this call.
+  virtual std::unique_ptr<WorkerCall> GetModel(absl::Time deadline, ModelCallback done) = 0;
+
+  // Starts a request. `listener` must live until its OnDone. Callbacks may come before this
+  // returns, but never on this thread from within it. Statuses are the worker's own; UNAVAILABLE
+  // when it cannot be reached, DEADLINE_EXCEEDED at `deadline`.
+  virtual std::unique_ptr<WorkerCall> Generate(const worker::v1::GenerateRequest& request,
+                                               absl::Time deadline, GenerateListener* listener) = 0;
+};
+
+// A client by gRPC, "host:port", without TLS. Connects lazily and again after every failure.
+std::unique_ptr<WorkerClient> ConnectWorker(const std::string& address);
+
+}  // namespace tessera
+
+#endif  // TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
