@@ -1,0 +1,52 @@
+// A real gRPC worker without a model: it answers with the end of the prompt.
+#ifndef TESSERA_TESTS_GATEWAY_STUB_WORKER_H_
+#define TESSERA_TESTS_GATEWAY_STUB_WORKER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "proto/worker.pb.h"
+
+namespace tessera {
+
+// What the next calls do; the default echoes.
+struct StubBehaviour {
+  // Events (Started is the first) after which a call waits for cancellation or Release; none: -1.
+  int hold_after = -1;
+  // Events after which a call fails with `failure`; none: -1.
+  int fail_after = -1;
+  absl::Status failure;
+};
+
+// Serves on a free port of 127.0.0.1. An answer is the last max_tokens tokens of the last segment,
+// with reason LENGTH; when that segment is shorter, all of it and then the end token, with STOP.
+// Every fourth prompt token counts as blended, for responses to have something to report.
+// Thread-safe.
+class StubWorker {
+ public:
+  virtual ~StubWorker() = default;
+
+  // `eos` ends answers; port 0 takes a free one.
+  static std::unique_ptr<StubWorker> Start(const std::string& model_name, uint32_t max_len,
+                                           uint32_t vocab_size, uint32_t eos, int port = 0);
+
+  virtual int port() const = 0;
+  std::string address() const { return "127.0.0.1:" + std::to_string(port()); }
+
+  virtual void Set(const StubBehaviour& behaviour) = 0;
+  // Lets calls that wait go on, now and later.
+  virtual void Release() = 0;
+
+  virtual int calls() const = 0;
+  virtual worker::v1::GenerateRequest last_request() const = 0;
+  // Waits until that many calls were cancelled, or that many have begun; false when it takes longer
+  // than 30 seconds.
+  virtual bool AwaitCancelled(int count) const = 0;
+  virtual bool AwaitCalls(int count) const = 0;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_TESTS_GATEWAY_STUB_WORKER_H_
