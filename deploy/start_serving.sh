@@ -18,7 +18,7 @@ GPU_MEM      kept for the GPU worker, unused on the CPU
 TESSERA_LOGS folder for the three logs (default: in the cache folder)
 
 LMCACHE_ENABLE_BLENDING          reuse chunks anywhere in the prompt (true)
-LMCACHE_BLEND_SPECIAL_STR        separator that marks segments in a prompt (" # # ")
+LMCACHE_BLEND_SPECIAL_STR        separator that marks segments in a prompt (" # # "); \n and \t are understood
 LMCACHE_BLEND_RECOMPUTE_RATIOS   share of reused rows that is recomputed, 0..1 (0.15)
 LMCACHE_BLEND_CHECK_LAYERS       layer at which the hkvd policies choose (1)
 LMCACHE_USE_LAYERWISE            fetch a layer while the one before it is computed (true)
@@ -139,10 +139,20 @@ start() {
   pids+=("$!") names+=("$name") logs+=("$log")
 }
 
-# Waits until the process that was started last says event=ready.
-await_ready() {
+# /health says 200 when the gateway has a worker that serves.
+# shellcheck disable=SC2317  # called by its name, through await
+healthy() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$gateway_port" && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 &&
+    read -r -t 5 line <&3 && [[ $line == *" 200 "* ]]) 2>/dev/null
+}
+
+# shellcheck disable=SC2317  # called by its name, through await
+says_ready() { grep -q 'event=ready' "${logs[-1]}"; }
+
+# await SAYS_READY: waits for the process that was started last.
+await() {
   local last=$((${#pids[@]} - 1)) waited=0
-  until grep -q 'event=ready' "${logs[last]}"; do
+  until "$1"; do
     kill -0 "${pids[last]}" 2>/dev/null || fail_with_log "$last" "did not start"
     sleep 0.2
     waited=$((waited + 1))
@@ -164,11 +174,11 @@ stop_all() {
   # The gateway first: nobody is sent to a worker that is going away.
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     kill -TERM "${pids[i]}" 2>/dev/null || continue
-    for _ in {1..50}; do
+    for _ in {1..100}; do
       kill -0 "${pids[i]}" 2>/dev/null || continue 2
       sleep 0.1
     done
-    say "the ${names[i]} did not stop within 5 s: killed"
+    say "the ${names[i]} did not stop within 10 s: killed"
     kill -KILL "${pids[i]}" 2>/dev/null || true
   done
 }
@@ -181,16 +191,16 @@ serve() {
   trap 'say "stopping"; exit 0' INT TERM
   start "cache server" "$repo/bazel-bin/cache_server/tessera_cache_server" \
     "--listen=127.0.0.1:$cache_port" "--ram_bytes=$ram_bytes"
-  await_ready
+  await says_ready
   say "worker: loading $model_name"
   start worker "$repo/bazel-bin/gpu_worker/tessera_worker" "--listen=127.0.0.1:$worker_port" \
     "--cache=127.0.0.1:$cache_port" "--model=$folder" "--model_name=$model_name" "--max_len=$max_len" \
     "--chunk_size=$chunk_size" "--blend=$blend" "--policy=query_v" "--recompute_ratio=$ratio" \
     "--check_layer=$check_layer" "--layerwise=$layerwise" "--sink=bos" "--threads=0"
-  await_ready
+  await says_ready
   start gateway "$repo/bazel-bin/gateway/tessera_gateway" "--listen=0.0.0.0:$gateway_port" \
     "--workers=127.0.0.1:$worker_port" "--model_dir=$folder" "--blend_separator=$separator"
-  await_ready
+  await healthy
   echo "ready: http://127.0.0.1:$gateway_port (Ctrl-C stops), try:" \
     "curl -s http://127.0.0.1:$gateway_port/v1/chat/completions -H 'Content-Type: application/json'" \
     "-d '{\"model\":\"$model_name\",\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}'"

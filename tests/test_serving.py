@@ -28,6 +28,8 @@ def parse_arguments():
                         help="as the server was started with (environment LMCACHE_BLEND_SPECIAL_STR, or ' # # ')")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
+    # The server reads these escapes too.
+    arguments.separator = arguments.separator.replace("\\n", "\n").replace("\\t", "\t")
     if arguments.chunks < 2 or arguments.repeats < 1 or arguments.tokens < 16 * arguments.chunks:
         parser.error("give at least 2 chunks, 16 tokens a chunk and 1 repeat")
     return arguments

@@ -53,7 +53,7 @@ class Process:
         if not binary.exists():
             sys.exit(f"{binary} is not built: bazel build //:tessera_{kind if kind != 'cache' else 'cache_server'}")
         self.kind, self.port, self.address = kind, port, f"127.0.0.1:{port}"
-        self.log_path, self.ready, self.lines = log_path, threading.Event(), []
+        self.log_path, self.lines, self.ended, self.news = log_path, [], False, threading.Condition()
         # The kernel ends it when the test dies, however the test dies.
         self.child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", str(binary), *flags],
                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
@@ -65,14 +65,18 @@ class Process:
             for line in self.child.stderr:
                 log.write(line)
                 log.flush()
-                self.lines.append(line)
-                if "event=ready" in line:
-                    self.ready.set()
-        self.ready.set()  # it has ended: nobody should wait on
+                with self.news:
+                    self.lines.append(line)
+                    self.news.notify_all()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
 
-    def await_ready(self):
-        if not self.ready.wait(START_SECONDS) or self.child.poll() is not None:
-            raise RuntimeError(f"{self.kind} did not start: {''.join(self.lines[-10:])}")
+    def await_line(self, words):
+        with self.news:
+            self.news.wait_for(lambda: self.ended or any(words in line for line in self.lines), START_SECONDS)
+        if not any(words in line for line in self.lines):
+            raise RuntimeError(f"{self.kind} did not say {words}: {''.join(self.lines[-10:])}")
         return self
 
     def alive(self):
@@ -103,7 +107,7 @@ class Cluster:
     def run(self, kind, flags, port):
         process = Process(kind, flags, os.path.join(self.logs, f"{len(self.processes)}_{kind}.log"), port)
         self.processes.append(process)
-        return process.await_ready()
+        return process.await_line("event=ready")
 
     def cache(self, ram_bytes=1 << 30, port=None):
         port = port or free_port()
@@ -127,6 +131,7 @@ class Cluster:
         return self.client(self.gateway(self.worker(cache.address, **worker_flags)))
 
     def client(self, gateway):
+        gateway.await_line("event=worker_ready")
         client = Client(f"http://{gateway.address}")
         client.model()
         return client
