@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "cache_server/service/health.pb.h"
 #include "cache_server/service/kv_cache_service.h"
 #include "glog/logging.h"
 
@@ -83,6 +84,8 @@ class GrpcCacheServer : public CacheServer {
 
   absl::Status Listen(const ServerOptions& options) {
     grpc::EnableDefaultHealthCheckService(true);
+    // Makes the linker keep the descriptor that reflection shows for the health service.
+    CHECK(grpc::health::v1::HealthCheckRequest::descriptor() != nullptr);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     Configure(options, &builder);
