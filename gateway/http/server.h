@@ -22,7 +22,7 @@ struct ServerOptions {
   // Past this many connections a few more are answered with 503, the rest are closed at once.
   size_t max_connections = 4096;
   // A request with a larger body is answered with 413.
-  uint64_t max_body_bytes = 8 << 20;
+  uint64_t max_body_bytes = 16 << 20;
   // Request line and headers together; more is answered with 431.
   uint32_t max_header_bytes = 16 << 10;
   // Bytes of one stream that wait for a slow client before the stream is given up.

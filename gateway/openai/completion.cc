@@ -7,7 +7,6 @@
 #include "base/status_macros.h"
 #include "boost/json/serialize.hpp"
 #include "gateway/openai/error.h"
-#include "gateway/openai/prepare.h"
 #include "glog/logging.h"
 
 namespace tessera::openai {
@@ -35,8 +34,7 @@ absl::Status Completion::Start() {
   if (!model) {
     return absl::UnavailableError("no worker is ready: the model may still be loading");
   }
-  ASSIGN_OR_RETURN(v1::GenerateRequest generate,
-                   Prepare(request_, *context_.text, context_.segmenter, *model));
+  ASSIGN_OR_RETURN(v1::GenerateRequest generate, context_.preparer->Prepare(request_, *model));
   generate.set_request_id(request_id_);
   end_token_ids_ = request_.stop_token_ids;
   if (!request_.ignore_eos) {
@@ -45,7 +43,7 @@ absl::Status Completion::Start() {
   }
   builder_.emplace(endpoint_, request_id_, model->name(), absl::ToUnixSeconds(arrived_),
                    request_.include_usage);
-  decoder_.emplace(context_.text->tokenizer.get(), request_.stop, request_.skip_special_tokens);
+  decoder_.emplace(context_.tokenizer, request_.stop, request_.skip_special_tokens);
 
   // A callback that comes before call_ is set waits for this lock where it needs the call.
   absl::MutexLock lock(&mutex_);

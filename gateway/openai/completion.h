@@ -6,24 +6,25 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "gateway/http/handler.h"
+#include "gateway/openai/prepare.h"
 #include "gateway/openai/request.h"
 #include "gateway/openai/response.h"
 #include "gateway/router/worker_pool.h"
-#include "gateway/text/model_text.h"
-#include "gateway/text/segmenter.h"
 #include "gateway/text/stream_decoder.h"
+#include "gateway/text/tokenizer.h"
 
 namespace tessera::openai {
 
 // What all completions share. Everything outlives them.
 struct CompletionContext {
-  const ModelText* text = nullptr;
-  SegmenterOptions segmenter;
+  const Tokenizer* tokenizer = nullptr;
+  const Preparer* preparer = nullptr;
   WorkerPool* workers = nullptr;
   // From the request's arrival to its last token.
   absl::Duration timeout = absl::Minutes(10);

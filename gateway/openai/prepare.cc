@@ -15,6 +15,9 @@ namespace v1 = worker::v1;
 
 // OpenAI's default for completions.
 constexpr uint32_t kDefaultCompletionTokens = 16;
+// A tokenizer's normalizer makes text shorter by this factor at the most (Hangul letters to one
+// syllable: 3).
+constexpr size_t kMaxShrink = 4;
 
 // What the segmenter refuses is the client's to change, whatever its code: a template that ran too
 // long is no reason to try again later.
@@ -29,33 +32,34 @@ absl::Status SegmentingError(const absl::Status& status, std::string_view param)
   }
 }
 
-absl::StatusOr<SegmentedPrompt> Segment(const ApiRequest& request, const ModelText& text,
-                                        const SegmenterOptions& options,
-                                        const v1::GetModelResponse& model) {
-  if (const auto* const ids = std::get_if<std::vector<uint32_t>>(&request.prompt)) {
-    for (const uint32_t id : *ids) {
-      if (id < model.vocab_size()) continue;
-      return ParameterError(
-          "prompt",
-          absl::StrCat("token id ", id, " in 'prompt' is not below the vocabulary's size, ",
-                       model.vocab_size()));
-    }
-    return SegmentedPrompt{.segments = {*ids}};
+size_t LongestToken(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (uint32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    longest = std::max(longest, tokenizer.TokenBytes(id).size());
   }
+  return longest;
+}
+
+size_t TextBytes(const ApiRequest& request) {
+  if (const auto* const text = std::get_if<std::string>(&request.prompt)) return text->size();
   const auto* const chat = std::get_if<ChatPrompt>(&request.prompt);
-  absl::StatusOr<SegmentedPrompt> segmented =
-      chat != nullptr ? SegmentChat(text, *chat, options)
-                      : SegmentCompletion(text, std::get<std::string>(request.prompt), options);
-  if (!segmented.ok()) {
-    return SegmentingError(segmented.status(), chat != nullptr ? "messages" : "prompt");
+  if (chat == nullptr) return 0;
+  size_t bytes = 0;
+  for (const ChatMessage& message : chat->messages) {
+    for (const std::string& part : message.parts) bytes += part.size();
   }
-  return segmented;
+  for (const ChatDocument& document : chat->documents) bytes += document.text.size();
+  return bytes;
+}
+
+std::string_view PromptParam(const ApiRequest& request) {
+  return request.endpoint == Endpoint::kChat ? "messages" : "prompt";
 }
 
 // The max_tokens that the worker gets, checked against the model's length.
 absl::StatusOr<uint32_t> FitMaxTokens(const ApiRequest& request, size_t prompt_tokens,
                                       size_t max_len) {
-  const std::string_view param = request.endpoint == Endpoint::kChat ? "messages" : "prompt";
+  const std::string_view param = PromptParam(request);
   if (prompt_tokens >= max_len) {
     return ParameterError(param,
                           absl::StrCat("this model's context is ", max_len,
@@ -82,13 +86,44 @@ absl::StatusOr<uint32_t> FitMaxTokens(const ApiRequest& request, size_t prompt_t
 
 }  // namespace
 
-absl::StatusOr<v1::GenerateRequest> Prepare(const ApiRequest& request, const ModelText& text,
-                                            const SegmenterOptions& options,
-                                            const v1::GetModelResponse& model) {
+Preparer::Preparer(const ModelText* text, SegmenterOptions options)
+    : text_(text), options_(std::move(options)), longest_token_(LongestToken(*text->tokenizer)) {}
+
+absl::StatusOr<SegmentedPrompt> Preparer::Segment(const ApiRequest& request,
+                                                  const v1::GetModelResponse& model) const {
+  if (const auto* const ids = std::get_if<std::vector<uint32_t>>(&request.prompt)) {
+    for (const uint32_t id : *ids) {
+      if (id < model.vocab_size()) continue;
+      return ParameterError(
+          "prompt",
+          absl::StrCat("token id ", id, " in 'prompt' is not below the vocabulary's size, ",
+                       model.vocab_size()));
+    }
+    return SegmentedPrompt{.segments = {*ids}};
+  }
+  // Megabytes of text need not be tokenized to know that they do not fit.
+  const size_t bytes = TextBytes(request);
+  if (bytes / kMaxShrink / longest_token_ > model.max_len()) {
+    return ParameterError(PromptParam(request),
+                          absl::StrCat("this model's context is ", model.max_len(),
+                                       " tokens, prompt and answer together; the prompt alone has ",
+                                       bytes, " bytes: shorten it"),
+                          "context_length_exceeded");
+  }
+  const auto* const chat = std::get_if<ChatPrompt>(&request.prompt);
+  absl::StatusOr<SegmentedPrompt> segmented =
+      chat != nullptr ? SegmentChat(*text_, *chat, options_)
+                      : SegmentCompletion(*text_, std::get<std::string>(request.prompt), options_);
+  if (!segmented.ok()) return SegmentingError(segmented.status(), PromptParam(request));
+  return segmented;
+}
+
+absl::StatusOr<v1::GenerateRequest> Preparer::Prepare(const ApiRequest& request,
+                                                      const v1::GetModelResponse& model) const {
   if (!request.model.empty() && request.model != model.name()) {
     return ModelNotFound(request.model, model.name());
   }
-  ASSIGN_OR_RETURN(const SegmentedPrompt prompt, Segment(request, text, options, model));
+  ASSIGN_OR_RETURN(const SegmentedPrompt prompt, Segment(request, model));
   ASSIGN_OR_RETURN(const uint32_t max_tokens,
                    FitMaxTokens(request, prompt.token_count(), model.max_len()));
   v1::GenerateRequest generate;

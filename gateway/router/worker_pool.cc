@@ -110,6 +110,15 @@ void WorkerPool::Start() {
   poller_ = std::thread([this] { PollLoop(); });
 }
 
+void WorkerPool::AwaitFirstAnswers(absl::Duration timeout) const {
+  absl::MutexLock lock(&mutex_);
+  auto all = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return std::all_of(workers_.begin(), workers_.end(),
+                       [](const Worker& worker) { return worker.polled; });
+  };
+  mutex_.AwaitWithTimeout(absl::Condition(&all), timeout);
+}
+
 std::optional<v1::GetModelResponse> WorkerPool::Model() const {
   absl::MutexLock lock(&mutex_);
   const v1::GetModelResponse* const model = FirstModel();
@@ -204,6 +213,7 @@ void WorkerPool::OnPolled(size_t index, absl::StatusOr<v1::GetModelResponse> mod
   absl::MutexLock lock(&mutex_);
   Worker& worker = workers_[index];
   worker.poll.reset();
+  worker.polled = true;
   worker.next_poll = absl::Now() + (model.ok() ? options_.poll_up : options_.poll_down);
   poll_soon_ = true;
   if (!model.ok()) {

@@ -46,6 +46,9 @@ class WorkerPool {
   // Starts asking. Call once.
   void Start();
 
+  // Waits until every worker has answered or failed once, for `timeout` at most.
+  void AwaitFirstAnswers(absl::Duration timeout) const;
+
   bool ready() const { return Model().has_value(); }
 
   // What the ready workers serve; nothing while none is ready.
@@ -69,6 +72,7 @@ class WorkerPool {
     size_t in_flight = 0;
     std::unique_ptr<WorkerCall> poll;  // absent: not being asked
     absl::Time next_poll = absl::InfinitePast();
+    bool polled = false;  // has answered or failed once
   };
 
   const worker::v1::GetModelResponse* FirstModel() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

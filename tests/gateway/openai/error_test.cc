@@ -1,0 +1,53 @@
+#include "gateway/openai/error.h"
+
+#include "boost/json/parse.hpp"
+#include "boost/json/value.hpp"
+#include "gateway/openai/request_id.h"
+#include "gtest/gtest.h"
+
+namespace tessera::openai {
+namespace {
+
+namespace json = boost::json;
+
+TEST(ErrorTest, IsOpenAisForm) {
+  const http::Response response = ErrorResponse(ParameterError("top_p", "lower it", "code"));
+  EXPECT_EQ(response.status, 400);
+  const json::value error = json::parse(response.body).at("error");
+  EXPECT_EQ(error.at("message"), "lower it");
+  EXPECT_EQ(error.at("type"), "invalid_request_error");
+  EXPECT_EQ(error.at("param"), "top_p");
+  EXPECT_EQ(error.at("code"), "code");
+  EXPECT_TRUE(ErrorObject(absl::InternalError("x")).at("error").at("param").is_null());
+}
+
+TEST(ErrorTest, StatusesOfWorkersBecomeHttpStatuses) {
+  EXPECT_EQ(HttpStatus(absl::InvalidArgumentError("")), 400);
+  EXPECT_EQ(HttpStatus(ModelNotFound("a", "b")), 404);
+  EXPECT_EQ(HttpStatus(absl::ResourceExhaustedError("")), 429);
+  EXPECT_EQ(HttpStatus(absl::UnavailableError("")), 503);
+  EXPECT_EQ(HttpStatus(absl::DeadlineExceededError("")), 504);
+  EXPECT_EQ(HttpStatus(absl::InternalError("")), 500);
+  EXPECT_EQ(HttpStatus(absl::UnknownError("")), 500);
+  const http::Response full = ErrorResponse(absl::ResourceExhaustedError("full"));
+  ASSERT_EQ(full.headers.size(), 1u);
+  EXPECT_EQ(full.headers[0].first, "Retry-After");
+}
+
+TEST(ErrorTest, TheFirstParameterStays) {
+  const absl::Status status = WithParameter(ParameterError("a", "m"), "b", "c");
+  EXPECT_EQ(ErrorObject(status).at("error").at("param"), "a");
+  EXPECT_EQ(ErrorObject(status).at("error").at("code"), "c");
+}
+
+TEST(RequestIdTest, KeepsGoodIdsAndReplacesOthers) {
+  EXPECT_EQ(RequestId("abc-1_2.3:4/5"), "abc-1_2.3:4/5");
+  EXPECT_EQ(RequestId("").size(), 32u);
+  EXPECT_NE(RequestId(""), RequestId(""));
+  EXPECT_EQ(RequestId("a b").size(), 32u);
+  EXPECT_EQ(RequestId("a\r\nSet-Cookie: x").size(), 32u);
+  EXPECT_EQ(RequestId(std::string(129, 'a')).size(), 32u);
+}
+
+}  // namespace
+}  // namespace tessera::openai

@@ -1,0 +1,162 @@
+#include <atomic>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "gateway/text/utf8.h"
+#include "tests/gateway/openai/api_fixture.h"
+
+namespace tessera::openai {
+namespace {
+
+namespace json = boost::json;
+
+class StreamTest : public ApiFixture {
+ protected:
+  // All events of a stream; the last must be [DONE], which is left out.
+  std::vector<json::value> Stream(const std::string& body, std::string_view path = kCompletions) {
+    const ClientResponse response = Call("POST", path, body);
+    EXPECT_EQ(response.status, 200) << response.body;
+    std::vector<std::string> events = SplitEvents(response.body);
+    EXPECT_FALSE(events.empty());
+    if (events.empty()) return {};
+    EXPECT_EQ(events.back(), "[DONE]");
+    events.pop_back();
+    std::vector<json::value> values;
+    for (const std::string& event : events) values.push_back(json::parse(event));
+    return values;
+  }
+
+  static std::string Text(const std::vector<json::value>& events) {
+    std::string text;
+    for (const json::value& event : events) {
+      const json::array& choices = event.at("choices").as_array();
+      if (choices.empty()) continue;
+      const json::object& choice = choices[0].as_object();
+      if (choice.contains("text")) text += choice.at("text").as_string().c_str();
+      if (!choice.contains("delta")) continue;
+      const json::object& delta = choice.at("delta").as_object();
+      if (delta.contains("content")) text += delta.at("content").as_string().c_str();
+    }
+    return text;
+  }
+};
+
+TEST_F(StreamTest, ChatStreamHasOpenAisShape) {
+  const auto events = Stream(
+      R"({"messages": [{"role": "user", "content": "hi"}], "stream": true,
+          "stream_options": {"include_usage": true}, "model": "stub"})",
+      kChat);
+  ASSERT_GT(events.size(), 4u);
+  EXPECT_EQ(events.front().at("choices").at(0).at("delta").at("role"), "assistant");
+  std::set<std::string> heads;
+  for (const json::value& event : events) {
+    heads.insert(absl::StrCat(event.at("id").as_string().c_str(), " ",
+                              event.at("model").as_string().c_str(), " ",
+                              event.at("created").as_int64()));
+    EXPECT_EQ(event.at("object"), "chat.completion.chunk");
+  }
+  EXPECT_EQ(heads.size(), 1u);
+  for (size_t i = 0; i + 2 < events.size(); ++i) {
+    EXPECT_TRUE(events[i].at("choices").at(0).at("finish_reason").is_null());
+    EXPECT_TRUE(events[i].at("usage").is_null());
+  }
+  EXPECT_EQ(events[events.size() - 2].at("choices").at(0).at("finish_reason"), "stop");
+  const json::value& last = events.back();
+  EXPECT_TRUE(last.at("choices").as_array().empty());
+  EXPECT_GT(last.at("usage").at("prompt_tokens").as_int64(), 0);
+  EXPECT_EQ(last.at("tessera").at("queue_ms"), 1.5);
+  EXPECT_EQ(Text(events), "user\nhi\nassistant\n");
+}
+
+TEST_F(StreamTest, WithoutIncludeUsageThereIsNone) {
+  for (const json::value& event : Stream(R"({"prompt": "hello", "stream": true})")) {
+    EXPECT_FALSE(event.as_object().contains("usage"));
+    EXPECT_FALSE(event.as_object().contains("tessera"));
+    EXPECT_EQ(event.at("choices").as_array().size(), 1u);
+  }
+}
+
+TEST_F(StreamTest, TextIsCutOnlyAtCodePoints) {
+  const auto events = Stream(R"({"prompt": "é日😀!", "stream": true, "max_tokens": 50})");
+  EXPECT_EQ(Text(events), "é日😀!");
+  // Ten tokens, four code points: each came whole, and then the end.
+  EXPECT_EQ(events.size(), 5u);
+}
+
+TEST_F(StreamTest, AHalfCodePointAtTheEndIsReplaced) {
+  // The last three bytes of the last code point.
+  EXPECT_EQ(Text(Stream(R"({"prompt": "a😀", "stream": true, "max_tokens": 3})")),
+            "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+}
+
+TEST_F(StreamTest, StopStringsAreHeldBack) {
+  const auto events =
+      Stream(R"({"prompt": "abcdefgh", "stream": true, "stop": "def", "max_tokens": 50})");
+  EXPECT_EQ(Text(events), "abc");
+  EXPECT_EQ(events.back().at("choices").at(0).at("finish_reason"), "stop");
+  EXPECT_EQ(Text(Stream(R"({"prompt": "abcde", "stream": true, "stop": "def"})")), "abcde");
+}
+
+TEST_F(StreamTest, AFailureMidwayIsAnErrorEventAndDone) {
+  worker_->Set({.fail_after = 3, .failure = absl::InternalError("midway")});
+  const auto events = Stream(R"({"prompt": "abcdef", "stream": true})");
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[1].at("choices").at(0).at("text"), "b");
+  EXPECT_EQ(events[2].at("error").at("message"), "midway");
+  EXPECT_EQ(events[2].at("error").at("type"), "server_error");
+}
+
+TEST_F(StreamTest, AClientThatLeavesCancelsTheWorker) {
+  worker_->Set({.hold_after = 3});
+  TestClient client(server_->port());
+  ASSERT_TRUE(client.SendRequest("POST", kCompletions, R"({"prompt": "abcdef", "stream": true})"));
+  ASSERT_TRUE(client.ReceiveHead().has_value());
+  ASSERT_TRUE(client.ReceiveEvent().has_value());
+  client.Close();
+  EXPECT_TRUE(worker_->AwaitCancelled(1));
+  worker_->Set({});
+  Complete(R"({"prompt": "still here"})");
+}
+
+TEST_F(StreamTest, TheConnectionServesOnAfterAStream) {
+  TestClient client(server_->port());
+  for (int i = 0; i < 3; ++i) {
+    const auto response =
+        client.Call("POST", kCompletions, R"({"prompt": "hello", "stream": true})");
+    ASSERT_TRUE(response.has_value());
+    EXPECT_EQ(SplitEvents(response->body).back(), "[DONE]");
+  }
+}
+
+TEST_F(StreamTest, FiftyStreamsAtATime) {
+  constexpr int kStreams = 50;
+  // Each waits after its first token until all have begun.
+  worker_->Set({.hold_after = 2});
+  std::atomic<int> right = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kStreams; ++i) {
+    clients.emplace_back([&, i] {
+      const std::string prompt = absl::StrCat("stream number ", i, " says so");
+      const auto events = Stream(
+          absl::StrCat(R"({"prompt": ")", prompt, R"(", "stream": true, "max_tokens": 60})"));
+      if (Text(events) == prompt) ++right;
+    });
+  }
+  EXPECT_TRUE(worker_->AwaitCalls(kStreams));
+  worker_->Release();
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, kStreams);
+}
+
+TEST_F(StreamTest, StoppingCancelsStreams) {
+  worker_->Set({.hold_after = 3});
+  TestClient client(server_->port());
+  ASSERT_TRUE(client.SendRequest("POST", kCompletions, R"({"prompt": "abcdef", "stream": true})"));
+  ASSERT_TRUE(client.ReceiveHead().has_value());
+  server_->Stop(absl::Milliseconds(50));
+  EXPECT_TRUE(worker_->AwaitCancelled(1));
+}
+
+}  // namespace
+}  // namespace tessera::openai
