@@ -1,0 +1,184 @@
+#include "gateway/text/jinja_value.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "gateway/text/utf8.h"
+
+namespace tessera::jinja {
+
+using Kind = Value::Kind;
+
+Value Value::None() {
+  Value value;
+  value.kind = Kind::kNone;
+  return value;
+}
+
+Value Value::Bool(bool boolean) {
+  Value value;
+  value.kind = Kind::kBool;
+  value.boolean = boolean;
+  return value;
+}
+
+Value Value::Int(int64_t integer) {
+  Value value;
+  value.kind = Kind::kInt;
+  value.integer = integer;
+  return value;
+}
+
+Value Value::Float(double number) {
+  Value value;
+  value.kind = Kind::kFloat;
+  value.number = number;
+  return value;
+}
+
+Value Value::Text(const TrackedText* text) {
+  Value value;
+  value.kind = Kind::kText;
+  value.text = text;
+  return value;
+}
+
+double Value::AsNumber() const {
+  return kind == Kind::kFloat ? number : static_cast<double>(AsInt());
+}
+
+Value Pool::Text(TrackedText text) { return Value::Text(&texts_.emplace_back(std::move(text))); }
+
+Value Pool::MakeList(List list) {
+  Value value;
+  value.kind = Kind::kList;
+  value.list = &lists_.emplace_back(std::move(list));
+  return value;
+}
+
+Value Pool::MakeMap(Map map) {
+  Value value;
+  value.kind = Kind::kMap;
+  value.map = &maps_.emplace_back(std::move(map));
+  return value;
+}
+
+Value Pool::MakeNamespace(Map map) {
+  Value value;
+  value.kind = Kind::kNamespace;
+  value.space = &maps_.emplace_back(std::move(map));
+  return value;
+}
+
+Value Pool::FromJson(const boost::json::value& json, int origin) {
+  switch (json.kind()) {
+    case boost::json::kind::null:
+      return Value::None();
+    case boost::json::kind::bool_:
+      return Value::Bool(json.get_bool());
+    case boost::json::kind::int64:
+      return Value::Int(json.get_int64());
+    case boost::json::kind::uint64:
+      return Value::Float(static_cast<double>(json.get_uint64()));  // beyond int64
+    case boost::json::kind::double_:
+      return Value::Float(json.get_double());
+    case boost::json::kind::string:
+      return Text({json.get_string().data(), json.get_string().size()}, origin);
+    case boost::json::kind::array: {
+      List list;
+      for (const boost::json::value& entry : json.get_array()) {
+        list.push_back(FromJson(entry, origin));
+      }
+      return MakeList(std::move(list));
+    }
+    case boost::json::kind::object: {
+      Map map;
+      for (const auto& [key, entry] : json.get_object()) {
+        const Value name = Text({key.data(), key.size()}, origin);
+        map.emplace_back(name.text, FromJson(entry, origin));
+      }
+      return MakeMap(std::move(map));
+    }
+  }
+  return Value();
+}
+
+bool IsTrue(const Value& value) {
+  switch (value.kind) {
+    case Kind::kUndefined:
+    case Kind::kNone:
+      return false;
+    case Kind::kBool:
+      return value.boolean;
+    case Kind::kInt:
+      return value.integer != 0;
+    case Kind::kFloat:
+      return value.number != 0;
+    case Kind::kText:
+      return value.text->size() > 0;
+    case Kind::kList:
+      return !value.list->empty();
+    case Kind::kMap:
+      return !value.map->empty();
+    case Kind::kNamespace:
+      return true;
+  }
+  return false;
+}
+
+bool AreEqual(const Value& a, const Value& b) {
+  if (a.IsNumber() && b.IsNumber()) {
+    if (!a.is(Kind::kFloat) && !b.is(Kind::kFloat)) return a.AsInt() == b.AsInt();
+    return a.AsNumber() == b.AsNumber();
+  }
+  if (a.kind != b.kind) return false;
+  switch (a.kind) {
+    case Kind::kText:
+      return a.text->view() == b.text->view();
+    case Kind::kList:
+      return std::equal(a.list->begin(), a.list->end(), b.list->begin(), b.list->end(), AreEqual);
+    case Kind::kMap: {
+      if (a.map->size() != b.map->size()) return false;
+      for (const auto& [key, value] : *a.map) {
+        const Value* other = FindKey(*b.map, key->view());
+        if (other == nullptr || !AreEqual(value, *other)) return false;
+      }
+      return true;
+    }
+    case Kind::kNamespace:
+      return a.space == b.space;
+    default:
+      return true;  // undefined and none
+  }
+}
+
+const Value* FindKey(const Map& map, std::string_view key) {
+  for (const auto& [name, value] : map) {
+    if (name->view() == key) return &value;
+  }
+  return nullptr;
+}
+
+std::string_view KindName(const Value& value) {
+  constexpr std::array<std::string_view, 9> kNames = {
+      "undefined", "NoneType", "bool", "int", "float", "str", "list", "dict", "namespace"};
+  return kNames[static_cast<size_t>(value.kind)];
+}
+
+std::string FloatText(double number) {
+  if (std::isnan(number)) return "nan";
+  if (std::isinf(number)) return number < 0 ? "-inf" : "inf";
+  std::array<char, 400> buffer;
+  const double size = std::fabs(number);
+  // Python writes an exponent from 1e16 up and below 1e-4.
+  const auto format = size != 0 && (size >= 1e16 || size < 1e-4) ? std::chars_format::scientific
+                                                                 : std::chars_format::fixed;
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, format);
+  std::string text(buffer.data(), end.ptr);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+
+}  // namespace tessera::jinja
