@@ -19,8 +19,8 @@ struct ModelText {
   // Absent when the model has none: then only completion prompts are served.
   std::optional<ChatTemplate> chat_template;
   // Put before a completion prompt. Set when tokenizer_config.json says add_bos_token, or says
-  // nothing of it and tokenizer.json's post_processor starts with the BOS. A chat template writes
-  // its own.
+  // nothing of it and tokenizer.json's post_processor starts with the BOS (or there is only a
+  // sentencepiece model, whose default it is). A chat template writes its own.
   std::optional<uint32_t> completion_bos;
 };
 

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "gateway/text/chat_template.h"
 #include "gateway/text/model_text.h"
+#include "gateway/text/tokenizer.h"
 
 namespace tessera {
 
@@ -23,6 +24,9 @@ struct SegmenterOptions {
   std::string join = "\n\n";
   // Ends them with the separator itself instead of `join`.
   bool keep_separator = false;
+  // Whether a completion prompt may spell special tokens: only for callers who write their own chat
+  // template into it and trust all of its text.
+  SpecialTokens completion_special = SpecialTokens::kPlainText;
 };
 
 struct SegmentedPrompt {
@@ -35,8 +39,7 @@ struct SegmentedPrompt {
 };
 
 // Cuts `prompt` at the separator: "lead # # chunk # # chunk # # question". Without a separator the
-// whole prompt is one segment. The model's BOS is put at the front where ModelText has one. Text
-// that spells a special token is plain text.
+// whole prompt is one segment. The model's BOS is put at the front where ModelText has one.
 // Errors: INVALID_ARGUMENT, with what to change, for an empty prompt, a segment that is empty or
 // white space only (separators doubled, or at either end), and text that is not UTF-8.
 absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::string_view prompt,
