@@ -1,0 +1,110 @@
+// Blends of the default model against an independent PyTorch statement of them: tests/golden/make_golden.py.
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gpu_worker/blend/blender.h"
+#include "gpu_worker/device/ops.h"
+#include "gpu_worker/model/decoder.h"
+#include "gtest/gtest.h"
+#include "tests/golden/golden.h"
+
+namespace tessera {
+namespace {
+
+constexpr size_t kNewTokens = 32;
+
+SinkKind SinkOf(const std::string& name) {
+  return name == "lead" ? SinkKind::kLead : name == "bos" ? SinkKind::kBos : SinkKind::kNone;
+}
+
+double Share(const std::vector<int32_t>& golden, const std::vector<int32_t>& got) {
+  if (golden.empty()) return got.empty() ? 1 : 0;
+  std::vector<int32_t> both;
+  std::set_intersection(golden.begin(), golden.end(), got.begin(), got.end(), std::back_inserter(both));
+  return static_cast<double>(both.size()) / static_cast<double>(std::max(golden.size(), got.size()));
+}
+
+// Largest difference over the golden row's likeliest tokens.
+double Difference(const TopLogits& golden, const std::vector<float>& logits) {
+  double most = 0;
+  for (size_t i = 0; i < golden.ids.size(); ++i) {
+    most = std::max(most, std::abs(static_cast<double>(golden.logits[i]) - logits[golden.ids[i]]));
+  }
+  return most;
+}
+
+class BlendGoldenTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string folder = ModelFolder("smollm2-135m-instruct");
+    if (folder.empty()) GTEST_SKIP() << "the default model is not in $TESSERA_MODELS";
+    auto decoder = Decoder::Load(folder, 2048, ops_.get());
+    ASSERT_TRUE(decoder.ok()) << decoder.status();
+    decoder_ = std::move(*decoder);
+  }
+
+  std::vector<uint32_t> Greedy(Prefilled& prefilled) {
+    std::vector<uint32_t> ids;
+    std::vector<float> logits = prefilled.logits;
+    while (true) {
+      const uint32_t id =
+          static_cast<uint32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      const std::vector<uint32_t>& ends = decoder_->config().eos_token_ids;
+      if (std::find(ends.begin(), ends.end(), id) != ends.end()) return ids;
+      ids.push_back(id);
+      if (ids.size() == kNewTokens) return ids;
+      const std::vector<uint32_t> one = {id};
+      auto last = decoder_->Extend(prefilled.kv, one,
+                                   prefilled.tokens + static_cast<int64_t>(ids.size()) - 1, never_);
+      EXPECT_TRUE(last.ok());
+      const Activations next = decoder_->Logits(*last);
+      logits.assign(next->data, next->data + next->cols);
+    }
+  }
+
+  const std::atomic<bool> never_ = false;
+  const std::unique_ptr<Ops> ops_ = MakeCpuOps(0);
+  const std::unique_ptr<CacheClient> no_cache_ = MakeNullCacheClient();
+  std::unique_ptr<Decoder> decoder_;
+};
+
+TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
+  const double tolerance = ops_->name() == "cpu-bf16" ? 0.5 : 0.02;
+  const std::vector<GoldenPrompt> prompts = ReadGoldenBlend();
+  ASSERT_GE(prompts.size(), 10u);
+  int blends = 0, same_text = 0;
+  double worst = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    BlendConfig config;
+    config.sink = SinkOf(prompts[i].sink);
+    Blender blender(decoder_.get(), no_cache_.get(), ChunkKey(), config);
+    for (const GoldenBlend& golden : prompts[i].blends) {
+      SCOPED_TRACE("prompt " + std::to_string(i) + " " + golden.policy + (golden.correction ? "+c" : ""));
+      BlendRequest request;
+      request.segments = prompts[i].segments;
+      request.policy = *SelectionPolicy::Parse(golden.policy);
+      request.recompute_ratio = golden.ratio;
+      request.correction = golden.correction;
+      request.max_new_tokens = kNewTokens;
+      auto done = blender.Prefill(request, never_);
+      ASSERT_TRUE(done.ok()) << done.status();
+      EXPECT_GE(Share(golden.picked, done->picked), 0.98);
+      const double difference = Difference(golden.top, done->logits);
+      EXPECT_LT(difference, tolerance);
+      worst = std::max(worst, difference);
+      ++blends;
+      const bool same = Greedy(*done) == golden.greedy;
+      same_text += same;
+      if (ops_->name() == "cpu-f32") EXPECT_TRUE(same) << "greedy tokens";
+    }
+  }
+  std::cout << blends << " blends, worst logit difference " << worst << ", same greedy tokens "
+            << same_text << "\n";
+}
+
+}  // namespace
+}  // namespace tessera
