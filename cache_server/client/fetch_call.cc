@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "cache_server/transfer/byte_buffer.h"
 #include "glog/logging.h"
@@ -14,7 +15,11 @@ namespace tessera {
 
 FetchCall::FetchCall(grpc::GenericStub* stub, FetchProgress* progress, size_t first, size_t end,
                      absl::Time deadline, std::shared_ptr<CallOutcomes> outcomes)
-    : progress_(progress), first_(first), end_(end), outcomes_(std::move(outcomes)) {
+    : progress_(progress),
+      first_(first),
+      end_(end),
+      deadline_(deadline),
+      outcomes_(std::move(outcomes)) {
   cache::v1::FetchRequest request;
   for (size_t i = first; i < end; ++i) {
     request.add_keys(std::string(progress->targets()[i].key.AsBytes()));
@@ -33,11 +38,15 @@ FetchCall::~FetchCall() {
 }
 
 void FetchCall::Abandon() {
-  abandoned_.store(true);
+  // A caller who leaves at the deadline, or after giving up, leaves because of the server.
+  if (!given_up_.load() && absl::Now() < deadline_) abandoned_.store(true);
   context_.TryCancel();
 }
 
-void FetchCall::GiveUp() { context_.TryCancel(); }
+void FetchCall::GiveUp() {
+  given_up_.store(true);
+  context_.TryCancel();
+}
 
 void FetchCall::OnReadDone(bool ok) {
   if (!ok) return;

@@ -49,8 +49,10 @@ class FetchCall : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
   FetchProgress* const progress_;
   const size_t first_;
   const size_t end_;
+  const absl::Time deadline_;
   const std::shared_ptr<CallOutcomes> outcomes_;
   std::atomic<bool> abandoned_ = false;
+  std::atomic<bool> given_up_ = false;
   bool broken_ = false;  // by what we read; only touched on gRPC's threads, one after the other
   grpc::ClientContext context_;
   grpc::ByteBuffer request_;

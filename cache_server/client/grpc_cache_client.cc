@@ -18,6 +18,7 @@
 #include "cache_server/client/fetch_call.h"
 #include "cache_server/client/fetch_progress.h"
 #include "cache_server/client/store_call.h"
+#include "cache_server/transfer/keep_grpc.h"
 #include "glog/logging.h"
 #include "proto/kv_cache.grpc.pb.h"
 
@@ -196,6 +197,7 @@ class GrpcCacheClient : public CacheClient {
 
 std::unique_ptr<CacheClient> MakeGrpcCacheClient(const std::string& address,
                                                  const GrpcCacheClientOptions& options) {
+  KeepGrpc();
   return std::make_unique<GrpcCacheClient>(address, options);
 }
 

@@ -23,6 +23,7 @@
 #include "base/status_macros.h"
 #include "cache_server/service/health.pb.h"
 #include "cache_server/service/kv_cache_service.h"
+#include "cache_server/transfer/keep_grpc.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -133,6 +134,7 @@ absl::StatusOr<std::unique_ptr<CacheServer>> CacheServer::Start(const ServerOpti
     RETURN_IF_ERROR(
         CheckUnixSocketIsFree(std::string(absl::StripPrefix(options.listen, kUnixPrefix))));
   }
+  KeepGrpc();
   auto server = std::make_unique<GrpcCacheServer>(options, store);
   RETURN_IF_ERROR(server->Listen(options));
   return server;
