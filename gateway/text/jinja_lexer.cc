@@ -152,17 +152,7 @@ class Lexer {
       Add(Kind::kName, source_.substr(begin, at_ - begin));
       return absl::OkStatus();
     }
-    if (IsDigit(first)) {
-      const bool after_dot = !tokens_.empty() && tokens_.back().text == ".";
-      while (at_ < source_.size() && IsDigit(source_[at_])) ++at_;
-      Kind kind = Kind::kInt;
-      if (!after_dot && Rest(1) == "." && at_ + 1 < source_.size() && IsDigit(source_[at_ + 1])) {
-        kind = Kind::kFloat;
-        for (++at_; at_ < source_.size() && IsDigit(source_[at_]);) ++at_;
-      }
-      Add(kind, source_.substr(begin, at_ - begin));
-      return absl::OkStatus();
-    }
+    if (IsDigit(first)) return Number();
     for (const std::string_view symbol : kOperators) {
       if (Rest(symbol.size()) != symbol) continue;
       at_ += symbol.size();
@@ -170,6 +160,34 @@ class Lexer {
       return absl::OkStatus();
     }
     return Error(Concat("unexpected character '", Rest(1), "'"));
+  }
+
+  // A number right behind a dot is a subscript: "a.0.1" has no fraction.
+  absl::Status Number() {
+    const size_t begin = at_;
+    const bool subscript = !tokens_.empty() && tokens_.back().text == ".";
+    const auto digit_at = [&](size_t at) { return at < source_.size() && IsDigit(source_[at]); };
+    const auto skip_digits = [&] {
+      while (digit_at(at_)) ++at_;
+    };
+    skip_digits();
+    Kind kind = Kind::kInt;
+    if (!subscript && Rest(1) == "." && digit_at(at_ + 1)) {
+      kind = Kind::kFloat;
+      ++at_;
+      skip_digits();
+    }
+    if (!subscript && (Rest(1) == "e" || Rest(1) == "E")) {
+      const bool sign =
+          at_ + 1 < source_.size() && (source_[at_ + 1] == '-' || source_[at_ + 1] == '+');
+      if (digit_at(at_ + 1 + sign)) {
+        kind = Kind::kFloat;
+        at_ += 1 + sign;
+        skip_digits();
+      }
+    }
+    Add(kind, source_.substr(begin, at_ - begin));
+    return absl::OkStatus();
   }
 
   absl::Status String(char quote) {
