@@ -100,7 +100,8 @@ void Connection::StopSoon() {
 void Connection::StopNow() {
   stopping_ = true;
   gone_ = true;
-  stream_.cancel();
+  // Not only what is pending: what starts after this must fail too.
+  stream_.close();
   Wake();
 }
 

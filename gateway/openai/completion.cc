@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "base/status_macros.h"
 #include "boost/json/serialize.hpp"
 #include "gateway/openai/error.h"
@@ -12,6 +13,13 @@
 namespace tessera::openai {
 
 namespace v1 = worker::v1;
+
+namespace {
+
+// Of an error's message, which may quote what a client sent.
+constexpr size_t kMaxLoggedBytes = 300;
+
+}  // namespace
 
 Completion::Completion(const CompletionContext& context, Endpoint endpoint, std::string request_id,
                        std::string body, http::Reply* reply)
@@ -167,7 +175,7 @@ void Completion::Log(const absl::Status& outcome) const {
             << " ttft_ms="
             << (completion_tokens_ > 0 ? absl::ToInt64Milliseconds(first_token_ - arrived_) : -1)
             << " total_ms=" << absl::ToInt64Milliseconds(now - arrived_) << " error=\""
-            << outcome.message() << "\"";
+            << absl::CHexEscape(outcome.message().substr(0, kMaxLoggedBytes)) << "\"";
 }
 
 }  // namespace tessera::openai

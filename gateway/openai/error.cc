@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "boost/json/serialize.hpp"
 #include "gateway/openai/views.h"
+#include "gateway/text/utf8.h"
 
 namespace tessera::openai {
 namespace {
@@ -13,6 +14,7 @@ namespace json = boost::json;
 constexpr std::string_view kParam = "tessera.openai.param";
 constexpr std::string_view kCode = "tessera.openai.code";
 constexpr std::string_view kRetryAfterSeconds = "1";
+constexpr size_t kMaxTextBytes = 1000;
 
 std::string Payload(const absl::Status& status, std::string_view name) {
   const absl::optional<absl::Cord> payload = status.GetPayload(AbslView(name));
@@ -21,6 +23,12 @@ std::string Payload(const absl::Status& status, std::string_view name) {
 
 json::value OrNull(std::string_view text) {
   return text.empty() ? json::value(nullptr) : json::value(json::string_view(text));
+}
+
+// A client's own words come back in messages, and it may have sent megabytes of them.
+std::string_view Shortened(std::string_view text) {
+  text = text.substr(0, kMaxTextBytes);
+  return text.substr(0, FindInvalidUtf8(text));
 }
 
 std::string_view TypeOf(int http_status) {
@@ -86,9 +94,9 @@ int HttpStatus(const absl::Status& status) {
 json::object ErrorObject(int http_status, std::string_view message, std::string_view param,
                          std::string_view code) {
   json::object error;
-  error["message"] = json::string_view(message);
+  error["message"] = json::string_view(Shortened(message));
   error["type"] = json::string_view(TypeOf(http_status));
-  error["param"] = OrNull(param);
+  error["param"] = OrNull(Shortened(param));
   error["code"] = OrNull(code);
   json::object body;
   body["error"] = std::move(error);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/escaping.h"
 #include "gateway/router/rendezvous.h"
 #include "glog/logging.h"
 
@@ -230,8 +230,8 @@ void WorkerPool::OnPolled(size_t index, absl::StatusOr<v1::GetModelResponse> mod
 
 void WorkerPool::MarkLost(Worker& worker, const absl::Status& why) {
   if (!worker.model) return;
-  LOG(WARNING) << "event=worker_lost worker=" << worker.client->address() << " error=\"" << why
-               << "\"";
+  LOG(WARNING) << "event=worker_lost worker=" << worker.client->address() << " error=\""
+               << absl::CHexEscape(why.message()) << "\"";
   worker.model.reset();
 }
 
