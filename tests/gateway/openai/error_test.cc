@@ -40,6 +40,19 @@ TEST(ErrorTest, TheFirstParameterStays) {
   EXPECT_EQ(ErrorObject(status).at("error").at("code"), "c");
 }
 
+TEST(ErrorTest, WordsOfOthersAreCutAndMadeUtf8) {
+  const std::string long_name(5000, 'x');
+  const json::object error = ErrorObject(ModelNotFound(long_name, "m")).at("error").as_object();
+  EXPECT_EQ(error.at("message").as_string().size(), 1000u);
+  EXPECT_EQ(ErrorObject(absl::InternalError("a\xff"
+                                            "b"))
+                .at("error")
+                .at("message"),
+            "a");
+  EXPECT_EQ(ErrorObject(absl::InternalError(std::string(999, 'x') + "é")).at("error").at("message"),
+            json::string(std::string(999, 'x')));
+}
+
 TEST(RequestIdTest, KeepsGoodIdsAndReplacesOthers) {
   EXPECT_EQ(RequestId("abc-1_2.3:4/5"), "abc-1_2.3:4/5");
   EXPECT_EQ(RequestId("").size(), 32u);
