@@ -60,10 +60,7 @@ absl::StatusOr<Value> Renderer::EvaluateIndex(const Expression& expression) {
   if (value.is(Kind::kUndefined)) return Attribute(value, "[...]");
   const bool walked = value.is(Kind::kList) || value.is(Kind::kText);
   if (!walked || !index.IsNumber() || index.is(Kind::kFloat)) return Value();
-  ASSIGN_OR_RETURN(const List elements, Elements(pool_, value));
-  const auto size = static_cast<int64_t>(elements.size());
-  const int64_t at = index.AsInt() < 0 ? index.AsInt() + size : index.AsInt();
-  return at < 0 || at >= size ? Value() : elements[static_cast<size_t>(at)];
+  return Element(pool_, value, index.AsInt());
 }
 
 absl::StatusOr<Value> Renderer::EvaluateSlice(const Expression& expression) {

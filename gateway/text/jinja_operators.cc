@@ -8,6 +8,7 @@
 #include "gateway/text/concat.h"
 #include "gateway/text/jinja_renderer.h"
 #include "gateway/text/jinja_strings.h"
+#include "gateway/text/utf8.h"
 
 namespace tessera::jinja {
 namespace {
@@ -70,6 +71,23 @@ absl::StatusOr<Value> Repeat(Pool* pool, const Value& value, int64_t count) {
   return is_text ? pool->Text(std::move(text)) : pool->MakeList(std::move(list));
 }
 
+// Offsets of the code points of `text`, and its size.
+std::vector<size_t> Borders(const TrackedText& text) {
+  std::vector<size_t> borders = {0};
+  for (size_t offset = 0; offset < text.size();) {
+    NextCodePoint(text.view(), &offset);
+    borders.push_back(offset);
+  }
+  return borders;
+}
+
+// A slice's step; one beyond the size is as good as the size.
+absl::StatusOr<int64_t> Step(const Value& step, int64_t size) {
+  if (step.is(Kind::kUndefined) || step.is(Kind::kNone)) return 1;
+  if (!step.is(Kind::kInt)) return TypeError("is no step of a slice", step);
+  return std::clamp(step.integer, -size - 1, size + 1);
+}
+
 // Where a slice's bound lies, between `low` and `high`.
 absl::StatusOr<int64_t> Bound(const Value& bound, int64_t otherwise, int64_t size, int64_t low,
                               int64_t high) {
@@ -112,26 +130,45 @@ absl::StatusOr<Value> Combine(Pool* pool, std::string_view operation, const Valu
   return TypeError(Concat(operation, " ", KindName(b)), a);
 }
 
+Value Element(Pool* pool, const Value& value, int64_t index) {
+  const bool is_list = value.is(Kind::kList);
+  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(*value.text);
+  const auto size = static_cast<int64_t>(is_list ? value.list->size() : borders.size() - 1);
+  if (index < 0) index += size;
+  if (index < 0 || index >= size) return Value();
+  const auto at = static_cast<size_t>(index);
+  if (is_list) return (*value.list)[at];
+  return pool->Text(value.text->Cut(borders[at], borders[at + 1]));
+}
+
 absl::StatusOr<Value> Slice(Pool* pool, const Value& value, const Value& begin, const Value& end,
                             const Value& step_value) {
-  if (!value.is(Kind::kText) && !value.is(Kind::kList)) return TypeError("cannot be sliced", value);
-  ASSIGN_OR_RETURN(const List elements, Elements(pool, value));
-  const auto size = static_cast<int64_t>(elements.size());
-  ASSIGN_OR_RETURN(const int64_t step, Bound(step_value, 1, 0, -size - 1, size + 1));
+  const bool is_list = value.is(Kind::kList);
+  if (!is_list && !value.is(Kind::kText)) return TypeError("cannot be sliced", value);
+  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(*value.text);
+  const auto size = static_cast<int64_t>(is_list ? value.list->size() : borders.size() - 1);
+  ASSIGN_OR_RETURN(const int64_t step, Step(step_value, size));
   if (step == 0) return absl::InvalidArgumentError("the chat template slices with step 0");
   const bool forward = step > 0;
   // Python's rules: going back, the place before the first element is a bound, too.
   const int64_t low = forward ? 0 : -1, high = forward ? size : size - 1;
   ASSIGN_OR_RETURN(const int64_t first, Bound(begin, forward ? 0 : size - 1, size, low, high));
   ASSIGN_OR_RETURN(const int64_t last, Bound(end, forward ? size : -1, size, low, high));
-  List chosen;
-  for (int64_t i = first; forward ? i < last : i > last; i += step) {
-    chosen.push_back(elements[static_cast<size_t>(i)]);
+  if (!is_list && step == 1) {
+    const auto from = static_cast<size_t>(std::min(first, last)), to = static_cast<size_t>(last);
+    return pool->Text(value.text->Cut(borders[from], borders[to]));
   }
-  if (value.is(Kind::kList)) return pool->MakeList(std::move(chosen));
   TrackedText text;
-  for (const Value& letter : chosen) text.Append(*letter.text);
-  return pool->Text(std::move(text));
+  List list;
+  for (int64_t i = first; forward ? i < last : i > last; i += step) {
+    const auto at = static_cast<size_t>(i);
+    if (is_list) {
+      list.push_back((*value.list)[at]);
+    } else {
+      text.Append(*value.text, borders[at], borders[at + 1]);
+    }
+  }
+  return is_list ? pool->MakeList(std::move(list)) : pool->Text(std::move(text));
 }
 
 }  // namespace tessera::jinja

@@ -14,7 +14,7 @@ using Kind = Value::Kind;
 using Node = Statement::Kind;
 
 // A template that needs more than this for one prompt does not end.
-constexpr size_t kLargestSteps = 50'000'000;
+constexpr size_t kLargestSteps = 5'000'000;
 constexpr size_t kLargestBytes = 512 << 20;
 
 absl::Status AtLine(const absl::Status& status, int line) {
@@ -34,7 +34,8 @@ void Renderer::Set(std::string_view name, Value value) {
   scopes_.back().emplace_back(name, value);
 }
 
-Value Renderer::Find(std::string_view name) const {
+Value Renderer::Find(std::string_view name) {
+  if (name == "loop" && !loops_.empty()) return LoopVariable();
   for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
     for (const auto& [key, value] : *scope) {
       if (key == name) return value;
@@ -155,20 +156,23 @@ absl::StatusOr<Renderer::Flow> Renderer::RunFor(const Statement& loop, TrackedTe
     RETURN_IF_ERROR(Step(*out));
     scopes_.emplace_back();  // what a turn sets is gone with it
     RETURN_IF_ERROR(Bind(loop.names, elements[i]));
-    Set("loop", LoopVariable(elements, i));
+    loops_.push_back({&elements, i});
     ASSIGN_OR_RETURN(const Flow flow, RunBlock(loop.body, out));
+    loops_.pop_back();
     scopes_.pop_back();
     if (flow == Flow::kBreak) break;
   }
   return Flow::kNext;
 }
 
-Value Renderer::LoopVariable(const List& elements, size_t index) {
+Value Renderer::LoopVariable() {
+  const List& elements = *loops_.back().elements;
+  const size_t index = loops_.back().index;
   const auto count = static_cast<int64_t>(elements.size());
   const auto at = static_cast<int64_t>(index);
   Map map;
-  const auto add = [&](std::string_view name, Value value) {
-    map.emplace_back(pool_->Text(name, 0).text, value);
+  const auto add = [&](const char* name, Value value) {
+    map.emplace_back(pool_->Text(name, kOtherOrigin).text, value);
   };
   add("index", Value::Int(at + 1));
   add("index0", Value::Int(at));

@@ -30,6 +30,11 @@ class Renderer {
   // How a block ended.
   enum class Flow { kNext, kBreak, kContinue };
   using Scope = std::vector<std::pair<std::string, Value>>;
+  // One turn of a loop.
+  struct Turn {
+    const List* elements;
+    size_t index;
+  };
 
   absl::StatusOr<Flow> RunBlock(const Block& block, TrackedText* out);
   absl::StatusOr<Flow> RunStatement(const Statement& statement, TrackedText* out);
@@ -37,8 +42,9 @@ class Renderer {
   absl::StatusOr<List> ChooseElements(const Statement& loop);
   absl::Status RunSet(const Statement& set);
   absl::Status Bind(const std::vector<std::string>& names, const Value& value);
-  Value LoopVariable(const List& elements, size_t index);
-  Value Find(std::string_view name) const;
+  // The variable `loop` of the innermost loop, made when it is asked for.
+  Value LoopVariable();
+  Value Find(std::string_view name);
   absl::Status Step(const TrackedText& out);
 
   absl::StatusOr<Value> Evaluate(const Expression& expression);
@@ -55,6 +61,7 @@ class Renderer {
   Pool* pool_;
   absl::Time now_;
   std::vector<Scope> scopes_;  // innermost last
+  std::vector<Turn> loops_;    // innermost last
   size_t steps_ = 0;
 };
 
@@ -62,6 +69,9 @@ class Renderer {
 // Errors: INVALID_ARGUMENT for kinds that do not go together, division by zero and overflow.
 absl::StatusOr<Value> Combine(Pool* pool, std::string_view operation, const Value& a,
                               const Value& b);
+
+// value[index], undefined when there is no such element.
+Value Element(Pool* pool, const Value& value, int64_t index);
 
 // value[begin:end:step]; none and undefined stand for bounds that are left out.
 absl::StatusOr<Value> Slice(Pool* pool, const Value& value, const Value& begin, const Value& end,
