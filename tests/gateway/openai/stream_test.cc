@@ -1,4 +1,7 @@
+#include <sys/resource.h>
+
 #include <atomic>
+#include <memory>
 #include <set>
 #include <thread>
 
@@ -147,6 +150,38 @@ TEST_F(StreamTest, FiftyStreamsAtATime) {
   worker_->Release();
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(right, kStreams);
+}
+
+TEST_F(StreamTest, AThousandStreamsOnTwoThreads) {
+  constexpr int kStreams = 1000;
+  // Both ends of every connection are in this process.
+  rlimit files = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+  if (files.rlim_max < 2 * kStreams + 200) GTEST_SKIP() << "too few file descriptors allowed";
+  ApiOptions options;
+  options.max_queued = kStreams;
+  StartGateway(options);
+  AwaitReady(true);
+  worker_->Set({.hold_after = 2});
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < kStreams; ++i) {
+    clients.push_back(std::make_unique<TestClient>(server_->port()));
+    ASSERT_TRUE(clients.back()->SendRequest(
+        "POST", kCompletions, absl::StrCat(R"({"stream": true, "prompt": "number )", i, "\"}")));
+  }
+  ASSERT_TRUE(worker_->AwaitCalls(kStreams));
+  worker_->Release();
+  for (int i = 0; i < kStreams; ++i) {
+    const auto response = clients[i]->Receive();
+    ASSERT_TRUE(response.has_value());
+    std::vector<json::value> events;
+    for (const std::string& event : SplitEvents(response->body)) {
+      if (event != "[DONE]") events.push_back(json::parse(event));
+    }
+    EXPECT_EQ(Text(events), absl::StrCat("number ", i));
+  }
 }
 
 TEST_F(StreamTest, StoppingCancelsStreams) {
