@@ -103,7 +103,8 @@ std::vector<AddedTokens::Part> AddedTokens::Split(std::string_view text,
   std::vector<Part> parts;
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !tokens_.empty();) {
-    const AddedToken* token = Longest(text, at);
+    const bool starts = by_first_byte_[static_cast<uint8_t>(text[at])].end > 0;
+    const AddedToken* token = starts ? Longest(text, at) : nullptr;
     if (token == nullptr) {
       ++at;
       continue;

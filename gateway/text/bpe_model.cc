@@ -1,10 +1,12 @@
 #include "gateway/text/bpe_model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <queue>
 #include <tuple>
 
+#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "base/status_macros.h"
@@ -18,6 +20,50 @@ constexpr size_t kShortWord = 48;
 // Ids beyond this would make a table of nothing but holes.
 constexpr uint32_t kLargestId = 1u << 24;
 constexpr uint64_t kNoKey = UINT64_MAX;
+
+// Ids of words that are several tokens, direct-mapped: a word displaces the one in its place.
+class WordCache {
+ public:
+  struct Entry {
+    uint64_t serial = 0;  // the model's
+    uint8_t size = 0;
+    uint8_t count = 0;
+    std::array<char, 38> word;
+    std::array<uint32_t, 20> ids;
+  };
+
+  // The place of `word`, whatever is in it; null for a word too long to keep.
+  Entry* Find(uint64_t serial, std::string_view word) {
+    if (word.size() > Entry().word.size()) return nullptr;
+    if (entries_.empty()) entries_.resize(kEntries);
+    return &entries_[(absl::Hash<std::string_view>()(word) ^ serial) % kEntries];
+  }
+
+  static bool Holds(const Entry& entry, uint64_t serial, std::string_view word) {
+    return entry.serial == serial && std::string_view(entry.word.data(), entry.size) == word;
+  }
+
+  static void Store(uint64_t serial, std::string_view word, const std::vector<uint32_t>& ids,
+                    Entry* entry) {
+    if (ids.size() > entry->ids.size()) return;
+    entry->serial = serial;
+    entry->size = static_cast<uint8_t>(word.size());
+    entry->count = static_cast<uint8_t>(ids.size());
+    std::copy(word.begin(), word.end(), entry->word.begin());
+    std::copy(ids.begin(), ids.end(), entry->ids.begin());
+  }
+
+ private:
+  static constexpr size_t kEntries = 4096;
+  std::vector<Entry> entries_;
+};
+
+thread_local WordCache word_cache;
+
+uint64_t NextSerial() {
+  static std::atomic<uint64_t> serial{0};
+  return ++serial;
+}
 
 }  // namespace
 
@@ -50,7 +96,8 @@ BpeModel::Merge BpeModel::MergeTable::Find(uint32_t left, uint32_t right) const 
 }
 
 BpeModel::BpeModel(const BpeSpec& spec)
-    : merges_(spec.merges.size()),
+    : serial_(NextSerial()),
+      merges_(spec.merges.size()),
       ignore_merges_(spec.ignore_merges),
       fuse_unknown_(spec.fuse_unknown) {}
 
@@ -106,13 +153,11 @@ absl::Status BpeModel::AddMerges(const BpeSpec& spec) {
 }
 
 void BpeModel::FindWholeWords() {
-  whole_.assign(bytes_.size(), false);
-  std::vector<uint32_t> ids;
-  for (uint32_t id = 0; id < bytes_.size(); ++id) {
+  whole_.assign(bytes_.size(), ignore_merges_);
+  for (uint32_t id = 0; id < bytes_.size() && !ignore_merges_; ++id) {
     if (bytes_[id].empty()) continue;
-    ids.clear();
-    if (!ignore_merges_) Encode(bytes_[id], &ids);
-    whole_[id] = ignore_merges_ || (ids.size() == 1 && ids[0] == id);
+    const std::vector<uint32_t> ids = EncodeParts(bytes_[id]);
+    whole_[id] = ids.size() == 1 && ids[0] == id;
   }
 }
 
@@ -132,13 +177,24 @@ void BpeModel::Encode(std::string_view word, std::vector<uint32_t>* ids) const {
     ids->push_back(it->second);
     return;
   }
+  WordCache::Entry* entry = word_cache.Find(serial_, word);
+  if (entry != nullptr && WordCache::Holds(*entry, serial_, word)) {
+    ids->insert(ids->end(), entry->ids.begin(), entry->ids.begin() + entry->count);
+    return;
+  }
+  const std::vector<uint32_t> symbols = EncodeParts(word);
+  if (entry != nullptr) WordCache::Store(serial_, word, symbols, entry);
+  ids->insert(ids->end(), symbols.begin(), symbols.end());
+}
+
+std::vector<uint32_t> BpeModel::EncodeParts(std::string_view word) const {
   std::vector<uint32_t> symbols = Symbols(word);
   if (symbols.size() <= kShortWord) {
     MergeShort(&symbols);
   } else {
     MergeLong(&symbols);
   }
-  ids->insert(ids->end(), symbols.begin(), symbols.end());
+  return symbols;
 }
 
 std::vector<uint32_t> BpeModel::Symbols(std::string_view word) const {

@@ -3,24 +3,56 @@
 #include <utf8proc.h>
 
 #include <cstdlib>
+#include <vector>
 
 #include "gateway/text/utf8.h"
 
 namespace tessera {
 namespace {
 
-// Code points that never change and never join what stands before them; not all of them.
+// The table below covers the Basic Multilingual Plane.
+constexpr char32_t kTableSize = 0x10000;
+// All code points with a canonical decomposition are below.
+constexpr char32_t kDecomposedEnd = 0x30000;
+
+// Canonical decomposition of `c`, or just `c`.
+std::vector<utf8proc_int32_t> Decomposed(char32_t c) {
+  std::vector<utf8proc_int32_t> letters(8);
+  const utf8proc_ssize_t count = utf8proc_decompose_char(
+      static_cast<utf8proc_int32_t>(c), letters.data(),
+      static_cast<utf8proc_ssize_t>(letters.size()), static_cast<utf8proc_option_t>(0), nullptr);
+  letters.resize(count < 0 ? 0 : static_cast<size_t>(count));
+  return letters;
+}
+
+// Code points that form C leaves alone whatever stands beside them: they are starters, are their
+// own form C, and do not end the decomposition of another (so they join nothing before them).
+std::vector<bool> InertTable() {
+  std::vector<bool> inert(kTableSize, true);
+  for (char32_t c = 0; c < kDecomposedEnd; ++c) {
+    if (c >= 0xd800 && c < 0xe000) continue;
+    const bool hangul = c >= 0xac00 && c < 0xd7a4;
+    const std::vector<utf8proc_int32_t> letters =
+        hangul ? std::vector<utf8proc_int32_t>() : Decomposed(c);
+    for (size_t i = 1; i < letters.size(); ++i) {
+      const auto part = static_cast<char32_t>(letters[i]);
+      if (part < kTableSize) inert[part] = false;
+    }
+    if (c >= kTableSize) continue;
+    std::string text;
+    AppendUtf8(c, &text);
+    const auto* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
+    const bool medial = c >= 0x1160 && c < 0x1200;  // Hangul letters that join what is before them
+    if (property->combining_class != 0 || medial || Nfc(text) != text) inert[c] = false;
+  }
+  return inert;
+}
+
 bool IsInert(char32_t c) {
+  static const std::vector<bool> kInert = InertTable();
   if (c < 0x300) return true;
-  if (c >= 0x400 && c < 0x483) return true;    // Cyrillic
-  if (c >= 0x3041 && c < 0x3099) return true;  // Hiragana
-  if (c >= 0x309b && c < 0x3100) return true;  // Katakana
-  if (c >= 0x3400 && c < 0xa000) return true;  // CJK, without the compatibility ideographs
-  if (c >= 0xac00 && c < 0xd7a4) return true;  // Hangul syllables: the letters that join are below
-  if (c >= 0x2010 && c < 0x2060) return true;  // punctuation
-  if (c >= 0x3001 && c < 0x302a) return true;  // CJK punctuation
-  if (c >= 0xff01 && c < 0xffe0) return true;  // full width
-  return c >= 0x1f000 && c < 0x20000;          // pictographs
+  if (c < kTableSize) return kInert[c];
+  return c >= 0x1f000 && c < 0x20000;  // pictographs
 }
 
 }  // namespace

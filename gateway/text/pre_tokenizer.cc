@@ -17,7 +17,6 @@ constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 bool IsDigit(char32_t code_point) {
-  if (code_point < 0x80) return code_point >= '0' && code_point <= '9';
   const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
   return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
          category == UTF8PROC_CATEGORY_NO;
@@ -39,8 +38,13 @@ void CutDigits(std::string_view text, bool join, std::vector<std::string_view>* 
   size_t begin = 0, at = 0;
   bool was_digit = false;
   while (at < text.size()) {
-    size_t next = at;
-    const bool is_digit = IsDigit(NextCodePoint(text, &next));
+    size_t next = at + 1;
+    const char first = text[at];
+    bool is_digit = first >= '0' && first <= '9';
+    if (static_cast<uint8_t>(first) >= 0x80) {
+      next = at;
+      is_digit = IsDigit(NextCodePoint(text, &next));
+    }
     if (at > begin && (is_digit != was_digit || (is_digit && !join))) {
       out->push_back(text.substr(begin, at - begin));
       begin = at;
@@ -150,8 +154,7 @@ absl::StatusOr<std::vector<std::string_view>> PreTokenizer::Split(
   for (const Step& step : steps_) {
     if (step.add_prefix_space) {
       for (std::string_view& word : words) {
-        size_t offset = 0;
-        if (IsWhiteSpace(NextCodePoint(word, &offset))) continue;
+        if (word.starts_with(' ')) continue;
         word = storage->emplace_back(Concat(" ", word));
       }
     }

@@ -5,6 +5,7 @@ usage: tokenizer_parity_test.py TESSERA_TOKENIZE [MODEL_DIR ...]
 Skips a model folder that is not there. Exits with 1 on the first difference, which it prints.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -76,6 +77,63 @@ def check_hugging_face(binary, model_dir):
     compare(f"{model_dir} long word", long_word, expected, ours(binary, model_dir, long_word))
 
 
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT4O = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def variants(size):
+    """For a vocabulary of `size` tokens other pre-tokenizers, normalizers and added tokens than the model's own, by name."""
+    def byte_level(use_regex, prefix=False):
+        return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": use_regex}
+
+    def split(pattern, behavior="Isolated", invert=False, kind="Regex"):
+        return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+    def sequence(*steps):
+        return {"type": "Sequence", "pretokenizers": list(steps)}
+
+    def token(i, content, **flags):
+        return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                "special": False, **flags}
+
+    # None of them is in a vocabulary already: the library would give it that id.
+    tokens = [token(size, "[SEP]", special=True), token(size + 1, "</s>", special=True, rstrip=True),
+              token(size + 2, "Streptococcus", normalized=True, single_word=True), token(size + 3, "[INST]", lstrip=True),
+              token(size + 4, "nai\u0308ve", normalized=True), token(size + 5, "<s>", special=True, normalized=True)]
+    nfc = {"type": "NFC"}
+    return {
+        "llama 3": {"pre_tokenizer": sequence(split(LLAMA3), byte_level(False))},
+        "gpt-4o": {"pre_tokenizer": sequence(split(GPT4O), byte_level(False))},
+        "prefix space": {"pre_tokenizer": byte_level(True, prefix=True)},
+        "no regex": {"pre_tokenizer": byte_level(False)},
+        "digits together": {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, byte_level(True))},
+        "removed": {"pre_tokenizer": sequence(split("\\s+", "Removed"), byte_level(False))},
+        "removed inverted": {"pre_tokenizer": sequence(split("\\w+|[^\\s\\w]", "Removed", invert=True), byte_level(False))},
+        "literal": {"pre_tokenizer": sequence(split("e", kind="String"), byte_level(True))},
+        "added tokens": {"added_tokens": tokens, "normalizer": nfc},
+    }
+
+
+def check_variants(binary, model_dir):
+    """The model's vocabulary behind every variant."""
+    from tokenizers import Tokenizer
+
+    with open(os.path.join(model_dir, "tokenizer.json")) as file:
+        original = json.load(file)
+    size = max(original["model"]["vocab"].values()) + 1
+    texts = mixed_documents(300_000, seed=6) + [t for t in fuzz_strings(3000, seed=7) if known(t)]
+    for name, changes in variants(size).items():
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, "tokenizer.json"), "w") as file:
+                json.dump({**original, "added_tokens": [], **changes}, file)
+            tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+            expected = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+            compare(f"{model_dir} {name}", texts, expected, ours(binary, folder, texts, "--special"))
+
+
 def resolve_tie(processor, expected, got):
     """`expected`, when `got` spells the same text with the same probability.
 
@@ -118,6 +176,7 @@ def main():
     for model_dir in model_dirs:
         if os.path.exists(os.path.join(model_dir, "tokenizer.json")):
             check_hugging_face(binary, model_dir)
+            check_variants(binary, model_dir)
         else:
             print(f"skipped: {model_dir} has no tokenizer.json")
     for model_type in ("bpe", "unigram"):
