@@ -100,14 +100,15 @@ absl::Status FetchCall::TakeHeader(const ReceivedMessage& message) {
 }
 
 void FetchCall::OnDone(const grpc::Status& status) {
-  const bool complete = progress_->IsComplete(first_, end_);
-  if (complete && !broken_) {
-    outcomes_->FetchSucceeded();
-  } else if (broken_ || !status.ok()) {
+  if (broken_ || (!status.ok() && !progress_->IsComplete(first_, end_))) {
     // A caller who left tells nothing about the server.
-    if (broken_ || !abandoned_.load()) outcomes_->FetchFailed();
+    if (broken_ || !abandoned_.load()) {
+      LOG(WARNING) << "event=fetch_failed keys=" << end_ - first_ << " code=" << status.error_code()
+                   << " error=\"" << status.error_message() << "\"";
+      outcomes_->FetchFailed();
+    }
   } else {
-    // The server sent all it said, but a checksum or the caller's patience failed.
+    // It sent all it said it would; whether the caller could use it is another matter.
     outcomes_->FetchSucceeded();
   }
   progress_->Close(first_, end_);

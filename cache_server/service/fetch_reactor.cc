@@ -94,7 +94,7 @@ void FetchReactor::CheckDeadline(absl::Time now) {
   if (absl::Nanoseconds(quiet) < lease_) return;
   // Once is enough: the next tick that still finds it here should wait a lease again.
   last_progress_ns_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-  LOG(WARNING) << "event=lease_expired peer=" << context_->peer() << " keys=" << pieces_.size();
+  LOG(WARNING) << "event=lease_expired peer=" << context_->peer();
   context_->TryCancel();
 }
 

@@ -16,7 +16,8 @@ StoreReactor::StoreReactor(StreamWatch* watch, PieceWriter writer, absl::Time de
 
 void StoreReactor::Start() {
   entered_ = true;
-  StartRead(&message_);
+  absl::MutexLock lock(&mutex_);
+  if (!finished_) StartRead(&message_);
 }
 
 void StoreReactor::Refuse(const grpc::Status& status) { Finish(status); }

@@ -34,7 +34,7 @@ struct Piece {
   const std::shared_ptr<UsedBytes> used;
   const uint64_t counted_bytes;
   PieceShape shape;
-  Buffer buffer;
+  Buffer buffer;  // empty until there is memory for it
   std::vector<uint64_t> checksums;
 };
 
@@ -78,9 +78,10 @@ class RamTier : public Tier {
 
   absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape) override {
     if (!IsValidShape(shape)) return absl::InvalidArgumentError("impossible sizes of a piece");
-    ASSIGN_OR_RETURN(std::shared_ptr<Piece> piece, Reserve(key, RoundUpToPages(shape.bytes())));
-    piece->shape = shape;
-    ASSIGN_OR_RETURN(piece->buffer, Buffer::Allocate(shape.bytes()));
+    ASSIGN_OR_RETURN(std::shared_ptr<Piece> piece, Reserve(key, shape));
+    if (piece->buffer.size() != shape.bytes()) {
+      ASSIGN_OR_RETURN(piece->buffer, Buffer::Allocate(shape.bytes()));
+    }
     piece->checksums.resize(shape.layers);
     Piece& room = *piece;
     return WriteHandle(this, key, shape, room.buffer.mutable_view().data(), room.checksums.data(),
@@ -122,31 +123,45 @@ class RamTier : public Tier {
 
  private:
   struct Entry {
-    std::shared_ptr<const Piece> piece;
+    std::shared_ptr<Piece> piece;
     std::list<ChunkKey>::iterator recency;
   };
 
-  // A piece that counts `bytes` as used, but has no memory yet.
-  absl::StatusOr<std::shared_ptr<Piece>> Reserve(const ChunkKey& key, uint64_t bytes) {
+  // A piece that counts its bytes as used. Its buffer is that of an evicted piece, where one of the
+  // same size had to go, or empty.
+  absl::StatusOr<std::shared_ptr<Piece>> Reserve(const ChunkKey& key, PieceShape shape) {
+    const uint64_t bytes = RoundUpToPages(shape.bytes());
     absl::MutexLock lock(&mutex_);
     if (index_.contains(key)) return absl::AlreadyExistsError("already in RAM");
-    if (bytes > capacity_ || !EvictUntilFree(bytes)) {
+    Buffer reused;
+    if (bytes > capacity_ || !EvictUntilFree(bytes, shape.bytes(), &reused)) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "no room for ", bytes, " bytes: ", used_->load(), " of ", capacity_, " used"));
     }
     used_->fetch_add(bytes);
-    return std::make_shared<Piece>(used_, bytes);
+    auto piece = std::make_shared<Piece>(used_, bytes);
+    piece->shape = shape;
+    piece->buffer = std::move(reused);
+    return piece;
   }
 
-  bool EvictUntilFree(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Evicts until `bytes` more may be used; false if what is left is pinned. Hands out the memory of
+  // an evicted piece of exactly `buffer_bytes`, if there is one: fresh memory costs a page fault
+  // for every 4 KiB, and the pieces of one model all have the same size.
+  bool EvictUntilFree(uint64_t bytes, uint64_t buffer_bytes, Buffer* reused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     auto oldest = recency_.end();
     while (used_->load() > capacity_ - bytes) {
       // Pinned pieces are passed over: dropping them would free nothing now.
+      auto entry = index_.end();
       do {
         if (oldest == recency_.begin()) return false;
         --oldest;
-      } while (index_.find(*oldest)->second.piece.use_count() > 1);
-      index_.erase(*oldest);
+        entry = index_.find(*oldest);
+      } while (entry->second.piece.use_count() > 1);
+      Buffer& freed = entry->second.piece->buffer;
+      if (freed.size() == buffer_bytes) *reused = std::move(freed);
+      index_.erase(entry);
       oldest = recency_.erase(oldest);
       ++evictions_;
     }

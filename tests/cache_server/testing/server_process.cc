@@ -49,7 +49,11 @@ void ServerProcess::ReadUntilReady(int pipe) {
 }
 
 void ServerProcess::Signal(int signal) {
-  if (pid_ > 0) kill(pid_, signal);
+  if (pid_ <= 0) return;
+  kill(pid_, signal);
+  // The signal is only on its way yet: its threads run on until each has seen it.
+  int status = 0;
+  if (signal == SIGSTOP) waitpid(pid_, &status, WUNTRACED);
 }
 
 int ServerProcess::Wait() {

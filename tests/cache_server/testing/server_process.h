@@ -25,6 +25,7 @@ class ServerProcess {
   // What it wrote to standard error until it was ready, or ended.
   const std::string& output() const { return output_; }
 
+  // After SIGSTOP it has stopped when this returns; other signals are only sent.
   void Signal(int signal);
   // Waits for its end; its exit code, or -signal.
   int Wait();

@@ -60,6 +60,17 @@ TEST(RamTierTest, TheLimitHoldsUnderMixedSizes) {
   EXPECT_GT(tier->Stats().evictions, 300u);
 }
 
+TEST(RamTierTest, AnEvictedPieceGivesItsMemoryToTheNext) {
+  const auto tier = RamTierMaker::Make(kShape.bytes());
+  ASSERT_TRUE(PutTestPiece(tier.get(), 1, kShape).ok());
+  const std::byte* memory = tier->Get(TestKey(1))->slice(0).data();
+  ASSERT_TRUE(PutTestPiece(tier.get(), 2, kShape).ok());
+  const ReadHandle second = *tier->Get(TestKey(2));
+  EXPECT_EQ(second.slice(0).data(), memory);
+  EXPECT_TRUE(HoldsTestPiece(second, 2));
+  EXPECT_EQ(tier->Stats().used_bytes, kShape.bytes());
+}
+
 TEST(RamTierTest, UnfinishedWritesCount) {
   const auto tier = RamTierMaker::Make(2 * kShape.bytes());
   const auto first = tier->Allocate(TestKey(1), kShape);
