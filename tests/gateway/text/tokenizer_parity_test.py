@@ -100,9 +100,9 @@ def variants(size):
                 "special": False, **flags}
 
     # None of them is in a vocabulary already: the library would give it that id.
-    tokens = [token(size, "[SEP]", special=True), token(size + 1, "</s>", special=True, rstrip=True),
-              token(size + 2, "Streptococcus", normalized=True, single_word=True), token(size + 3, "[INST]", lstrip=True),
-              token(size + 4, "nai\u0308ve", normalized=True), token(size + 5, "<s>", special=True, normalized=True)]
+    tokens = [token(size, "[[SEP]]", special=True), token(size + 1, "[[/S]]", special=True, rstrip=True),
+              token(size + 2, "Streptococcus", normalized=True, single_word=True), token(size + 3, "[[INST]]", lstrip=True),
+              token(size + 4, "nai\u0308ve", normalized=True), token(size + 5, "[[S]]", special=True, normalized=True)]
     nfc = {"type": "NFC"}
     return {
         "llama 3": {"pre_tokenizer": sequence(split(LLAMA3), byte_level(False))},
@@ -125,6 +125,7 @@ def check_variants(binary, model_dir):
         original = json.load(file)
     size = max(original["model"]["vocab"].values()) + 1
     texts = mixed_documents(300_000, seed=6) + [t for t in fuzz_strings(3000, seed=7) if known(t)]
+    texts += ["a [[S]] b[[/S]]  \n c  [[INST]] d[[SEP]][[SEP]]", "[[INST]]", " [[/S]]\u3000[[S]] ", "[[S[[S]]"]
     for name, changes in variants(size).items():
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "tokenizer.json"), "w") as file:
