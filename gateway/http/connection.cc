@@ -59,9 +59,10 @@ Request MakeRequest(bhttp::request<bhttp::string_body>&& message) {
 }  // namespace
 
 Connection::Connection(asio::ip::tcp::socket socket, const ServerOptions& options, Handler* handler,
-                       bool refuse)
+                       std::atomic<int>* posting, bool refuse)
     : options_(options),
       handler_(handler),
+      posting_(posting),
       refuse_(refuse),
       stream_(std::move(socket)),
       buffer_(options.max_header_bytes + kMaxPipelinedBytes + (64 << 10)),
@@ -154,7 +155,7 @@ asio::awaitable<Connection::Next> Connection::ReadRequest(Parser& parser) {
 }
 
 asio::awaitable<Connection::Next> Connection::Serve(Request request, bool head_only) {
-  Outbox outbox(stream_.get_executor(), options_.max_buffered_bytes, &wake_);
+  Outbox outbox(stream_.get_executor(), posting_, options_.max_buffered_bytes, &wake_);
   if (head_only) request.method = "GET";
   std::unique_ptr<Work> work = handler_->Handle(std::move(request), outbox);
   bool cancelled = false;

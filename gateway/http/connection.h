@@ -2,6 +2,7 @@
 #ifndef TESSERA_GATEWAY_HTTP_CONNECTION_H_
 #define TESSERA_GATEWAY_HTTP_CONNECTION_H_
 
+#include <atomic>
 #include <cstddef>
 #include <optional>
 
@@ -25,9 +26,11 @@ class Outbox;
 // All members belong to the executor of the socket (a strand); every method runs there.
 class Connection {
  public:
-  // `options` and `handler` must outlive it. With `refuse` every request is answered with 503.
+  // `options` and `handler` must outlive it. `posting` counts handlers' threads that are inside the
+  // executor; it and the executor's context must outlive those calls, which may end after the
+  // connection. With `refuse` every request is answered with 503.
   Connection(boost::asio::ip::tcp::socket socket, const ServerOptions& options, Handler* handler,
-             bool refuse);
+             std::atomic<int>* posting, bool refuse);
   ~Connection();
 
   // Returns when the connection is closed. The object may be destroyed then, not before.
@@ -62,6 +65,7 @@ class Connection {
 
   const ServerOptions& options_;
   Handler* const handler_;
+  std::atomic<int>* const posting_;
   const bool refuse_;
   boost::beast::tcp_stream stream_;
   boost::beast::flat_buffer buffer_;

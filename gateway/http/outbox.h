@@ -21,9 +21,10 @@ namespace tessera::http {
 class Outbox final : public Reply {
  public:
   // At most `capacity` bytes wait to be written; `wake` is cancelled whenever something has
-  // arrived.
-  Outbox(boost::asio::any_io_executor executor, size_t capacity, boost::asio::steady_timer* wake)
-      : executor_(std::move(executor)), capacity_(capacity), wake_(wake) {}
+  // arrived. `posting` counts threads that are inside the executor, and must outlive their calls.
+  Outbox(boost::asio::any_io_executor executor, std::atomic<int>* posting, size_t capacity,
+         boost::asio::steady_timer* wake)
+      : executor_(std::move(executor)), posting_(posting), capacity_(capacity), wake_(wake) {}
 
   void Send(Response response) override {
     Post([this, response = std::move(response)]() mutable {
@@ -78,15 +79,22 @@ class Outbox final : public Reply {
  private:
   template <typename Call>
   void Post(Call call) {
-    // A copy: when this was a last call, the outbox may be gone before post returns.
-    boost::asio::any_io_executor executor = executor_;
-    boost::asio::post(executor, [call = std::move(call), wake = wake_]() mutable {
-      call();
-      wake->cancel();
-    });
+    // Copies: when this is a last call, the outbox may be gone before post returns. The server may
+    // then be stopping too, so it is told when this thread has let go of its executor.
+    std::atomic<int>* const posting = posting_;
+    posting->fetch_add(1);
+    {
+      boost::asio::any_io_executor executor = executor_;
+      boost::asio::post(executor, [call = std::move(call), wake = wake_]() mutable {
+        call();
+        wake->cancel();
+      });
+    }
+    posting->fetch_sub(1);
   }
 
   const boost::asio::any_io_executor executor_;
+  std::atomic<int>* const posting_;
   const size_t capacity_;
   boost::asio::steady_timer* const wake_;
   std::atomic<size_t> buffered_ = 0;

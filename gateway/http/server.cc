@@ -1,5 +1,6 @@
 #include "gateway/http/server.h"
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <string_view>
@@ -115,6 +116,9 @@ class AsioServer final : public Server {
       ForEachConnection([](Connection& connection) { connection.StopNow(); });
       WaitUntilEmpty(absl::InfiniteDuration());
     }
+    // Whoever made the last call of the last reply may still be on its way out of the executor,
+    // which takes microseconds.
+    while (posting_.load() != 0) std::this_thread::yield();
     guard_.reset();
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
@@ -149,7 +153,8 @@ class AsioServer final : public Server {
   }
 
   void Spawn(Strand strand, tcp::socket socket, bool refuse) {
-    auto connection = std::make_unique<Connection>(std::move(socket), options_, handler_, refuse);
+    auto connection =
+        std::make_unique<Connection>(std::move(socket), options_, handler_, &posting_, refuse);
     uint64_t id = 0;
     {
       absl::MutexLock lock(&mutex_);
@@ -197,6 +202,8 @@ class AsioServer final : public Server {
   asio::executor_work_guard<asio::io_context::executor_type> guard_{context_.get_executor()};
   tcp::acceptor acceptor_;
   int port_ = 0;
+  // Threads that are inside an executor of `context_` and not ours.
+  std::atomic<int> posting_ = 0;
   std::vector<std::thread> threads_;
 
   mutable absl::Mutex mutex_;
