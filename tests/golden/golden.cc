@@ -95,9 +95,11 @@ std::vector<GoldenFamily> ReadGoldenFamilies() {
 
 std::string ModelFolder(const std::string& name) {
   const char* models = std::getenv("TESSERA_MODELS");
-  if (models == nullptr) return "";
-  const std::string folder = std::string(models) + "/" + name;
-  return std::filesystem::exists(folder + "/config.json") ? folder : "";
+  std::stringstream folders(models == nullptr ? "" : models);
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (std::filesystem::path(folder).filename() == name) return folder;
+  }
+  return "";
 }
 
 }  // namespace tessera

@@ -49,7 +49,8 @@ std::vector<GoldenPrefill> ReadGoldenPrefill();
 std::vector<GoldenPrompt> ReadGoldenBlend();
 std::vector<GoldenFamily> ReadGoldenFamilies();
 
-// Folder of a model by name, below $TESSERA_MODELS; empty when it is not there: skip the test with a message.
+// Folder of a model by name, of those in $TESSERA_MODELS (joined by colons); empty when it is not there: skip the test with
+// a message.
 std::string ModelFolder(const std::string& name);
 
 }  // namespace tessera

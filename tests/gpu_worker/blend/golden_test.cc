@@ -99,7 +99,7 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
       ++blends;
       const bool same = Greedy(*done) == golden.greedy;
       same_text += same;
-      if (ops_->name() == "cpu-f32") EXPECT_TRUE(same) << "greedy tokens";
+      EXPECT_TRUE(same || ops_->name() != "cpu-f32") << "greedy tokens";
     }
   }
   std::cout << blends << " blends, worst logit difference " << worst << ", same greedy tokens "

@@ -1,0 +1,40 @@
+// The worker's gRPC service: checks requests, hands them to the engine, streams what it says.
+#ifndef TESSERA_GPU_WORKER_SERVE_WORKER_SERVICE_H_
+#define TESSERA_GPU_WORKER_SERVE_WORKER_SERVICE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/blend/blender.h"
+#include "gpu_worker/model/decoder.h"
+#include "gpu_worker/serve/engine.h"
+
+namespace tessera {
+
+struct ServedModel {
+  std::string name;         // that clients give
+  std::string fingerprint;  // hex
+  bool blend_enabled = true;  // false: every request runs exact
+};
+
+// The running server; destroying it ends it.
+class WorkerServer {
+ public:
+  virtual ~WorkerServer() = default;
+  virtual int port() const = 0;
+  // Ends running calls within a second and refuses new ones.
+  virtual void Shutdown() = 0;
+};
+
+// Listens on `address` ("host:port", port 0: any). The health service says NOT_SERVING for none: the server starts
+// when the model is ready. All pointers must outlive it. UNAVAILABLE: the address is taken.
+absl::StatusOr<std::unique_ptr<WorkerServer>> StartWorkerServer(const std::string& address,
+                                                                const ServedModel& served,
+                                                                const Decoder* decoder,
+                                                                const BlendConfig* defaults,
+                                                                Engine* engine);
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_SERVE_WORKER_SERVICE_H_
