@@ -2,7 +2,8 @@
 
 usage: tokenizer_bench.py TESSERA_TOKENIZE MODEL_DIR [MODEL_DIR ...]
 
-Both encode the same documents over and over, turn by turn; the best of three turns counts. The last
+Both encode the same documents over and over, turn by turn; the best of three turns counts. Speeds
+are by processor time, so that other programs on the machine count for neither. The last
 line is JSON: for every model and kind of text bytes a second of both, and their ratio.
 """
 
@@ -33,12 +34,11 @@ def kinds():
 
 def theirs(tokenizer, texts):
     size = sum(len(t.encode()) for t in texts)
-    start, rounds = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS:
-        for text in texts:
-            tokenizer.encode(text, add_special_tokens=False)
+    start, rounds = time.process_time(), 0
+    while time.process_time() - start < SECONDS:
+        tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # its fastest call: no offsets
         rounds += 1
-    return rounds * size / (time.perf_counter() - start)
+    return rounds * size / (time.process_time() - start)
 
 
 def ours(binary, model_dir, texts):
