@@ -13,6 +13,20 @@ ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t pie
   return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
 }
 
+std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
+                                   int64_t tokens_per_piece) {
+  std::vector<StoreSource> sources;
+  for (const FreshChunk& fresh : chunks) {
+    const RawChunk& chunk = *fresh.chunk;
+    for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
+      sources.push_back({PieceKeyOf(fresh.key, tokens_per_piece, piece),
+                         static_cast<uint32_t>(chunk.layers()),
+                         static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)});
+    }
+  }
+  return sources;
+}
+
 KvLoader::KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
                    int64_t tokens_per_piece, bool layerwise, const std::atomic<bool>* cancelled)
     : decoder_(*decoder),

@@ -83,6 +83,9 @@ class KvLoader {
   std::unique_ptr<FetchStream> stream_;
 };
 
+// What to store of `chunks`, which must outlive the store.
+std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks, int64_t tokens_per_piece);
+
 // Key of piece `piece` of a chunk cut into pieces of tokens_per_piece.
 ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t piece);
 

@@ -30,20 +30,9 @@ void ChunkWriter::Write(std::vector<FreshChunk> chunks) {
 }
 
 void ChunkWriter::Work() {
-  while (std::optional<std::vector<FreshChunk>> chunks = queue_.Pop()) Store(*chunks);
-}
-
-void ChunkWriter::Store(const std::vector<FreshChunk>& chunks) {
-  std::vector<StoreSource> sources;
-  for (const FreshChunk& fresh : chunks) {
-    const RawChunk& chunk = *fresh.chunk;
-    for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
-      sources.push_back({PieceKeyOf(fresh.key, tokens_per_piece_, piece),
-                         static_cast<uint32_t>(chunk.layers()),
-                         static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)});
-    }
+  while (std::optional<std::vector<FreshChunk>> chunks = queue_.Pop()) {
+    client_.Store(SourcesOf(*chunks, tokens_per_piece_), kStoreTimeout);
   }
-  client_.Store(sources, kStoreTimeout);
 }
 
 }  // namespace tessera

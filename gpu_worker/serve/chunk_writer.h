@@ -27,7 +27,6 @@ class ChunkWriter {
 
  private:
   void Work();
-  void Store(const std::vector<FreshChunk>& chunks);
 
   CacheClient& client_;
   const int64_t tokens_per_piece_;

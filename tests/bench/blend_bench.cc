@@ -92,7 +92,8 @@ class Bench {
     auto done = blender_->Prefill(request, never_);
     CHECK(done.ok()) << done.status();
     const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-    Store(done->fresh);
+    const std::vector<StoreSource> sources = SourcesOf(done->fresh, config_.tokens_per_piece);
+    CHECK_EQ(client_->Store(sources, absl::Seconds(60)), sources.size());
     if (out != nullptr) *out = std::move(*done);
     return seconds;
   }
@@ -112,19 +113,6 @@ class Bench {
   const Ops& ops() const { return *ops_; }
 
  private:
-  void Store(const std::vector<FreshChunk>& fresh) {
-    std::vector<StoreSource> sources;
-    for (const FreshChunk& chunk : fresh) {
-      for (int64_t p = chunk.first_piece; p < chunk.chunk->pieces(); ++p) {
-        sources.push_back({PieceKeyOf(chunk.key, config_.tokens_per_piece, p),
-                           static_cast<uint32_t>(chunk.chunk->layers()),
-                           static_cast<uint64_t>(chunk.chunk->SliceBytes(p)),
-                           chunk.chunk->PieceMemory(p)});
-      }
-    }
-    if (!sources.empty()) CHECK_EQ(client_->Store(sources, absl::Seconds(60)), sources.size());
-  }
-
   const std::atomic<bool> never_ = false;
   const BlendConfig config_;
   std::unique_ptr<Ops> ops_;

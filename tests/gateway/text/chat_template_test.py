@@ -1,12 +1,14 @@
+#!/usr/bin/env python3
 """Compares the chat template interpreter with Python's Jinja, set up as transformers sets it up.
 
-usage: chat_template_test.py TESSERA_RENDER TEMPLATE.jinja | tokenizer_config.json ...
+usage: chat_template_test.py [TESSERA_RENDER [TEMPLATE.jinja | tokenizer_config.json ...]]
 
 Renders generated conversations with every template. Exits with 1 on the first difference. Also
 checks that what a user wrote is never taken for the template's own text.
 """
 
 import datetime
+import glob
 import json
 import os
 import random
@@ -17,6 +19,7 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 
+REPO = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 NOW = 1_760_000_000
 CONVERSATIONS = 300
 
@@ -182,11 +185,12 @@ def check(binary, path):
 
 
 def main():
-    for path in sys.argv[2:]:
-        if os.path.exists(path):
-            check(sys.argv[1], path)
-        else:
-            print(f"skipped: {path} is not there")
+    # Arguments are for a run by hand; tests/run.sh gives the models' folders in TESSERA_MODELS.
+    binary = sys.argv[1] if len(sys.argv) > 1 else os.path.join(REPO, "bazel-bin/tests/gateway/text/tessera_render")
+    models = [m for m in os.environ.get("TESSERA_MODELS", "").split(":") if m]
+    fixtures = sorted(glob.glob(os.path.join(REPO, "tests/gateway/text/templates/*.jinja")))
+    for path in sys.argv[2:] or fixtures + [os.path.join(m, "tokenizer_config.json") for m in models]:
+        check(binary, path)
 
 
 if __name__ == "__main__":

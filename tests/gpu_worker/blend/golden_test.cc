@@ -10,6 +10,7 @@
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/server_fixture.h"
 #include "tests/golden/golden.h"
 
 namespace tessera {
@@ -37,7 +38,8 @@ double Difference(const TopLogits& golden, const std::vector<float>& logits) {
   return most;
 }
 
-class BlendGoldenTest : public ::testing::Test {
+// With a real cache, so that a prompt's chunks are computed once for all policies.
+class BlendGoldenTest : public testing::ServerFixture {
  protected:
   void SetUp() override {
     const std::string folder = ModelFolder("smollm2-135m-instruct");
@@ -45,6 +47,8 @@ class BlendGoldenTest : public ::testing::Test {
     auto decoder = Decoder::Load(folder, 2048, ops_.get());
     ASSERT_TRUE(decoder.ok()) << decoder.status();
     decoder_ = std::move(*decoder);
+    StartServer();
+    client_ = MakeGrpcCacheClient(address());
   }
 
   std::vector<uint32_t> Greedy(Prefilled& prefilled) {
@@ -68,7 +72,7 @@ class BlendGoldenTest : public ::testing::Test {
 
   const std::atomic<bool> never_ = false;
   const std::unique_ptr<Ops> ops_ = MakeCpuOps(0);
-  const std::unique_ptr<CacheClient> no_cache_ = MakeNullCacheClient();
+  std::unique_ptr<CacheClient> client_;
   std::unique_ptr<Decoder> decoder_;
 };
 
@@ -81,7 +85,7 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
   for (size_t i = 0; i < prompts.size(); ++i) {
     BlendConfig config;
     config.sink = SinkOf(prompts[i].sink);
-    Blender blender(decoder_.get(), no_cache_.get(), ChunkKey(), config);
+    Blender blender(decoder_.get(), client_.get(), ChunkKey(), config);
     for (const GoldenBlend& golden : prompts[i].blends) {
       SCOPED_TRACE("prompt " + std::to_string(i) + " " + golden.policy + (golden.correction ? "+c" : ""));
       BlendRequest request;
@@ -92,6 +96,7 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
       request.max_new_tokens = kNewTokens;
       auto done = blender.Prefill(request, never_);
       ASSERT_TRUE(done.ok()) << done.status();
+      client_->Store(SourcesOf(done->fresh, config.tokens_per_piece), absl::Seconds(60));
       EXPECT_GE(Share(golden.picked, done->picked), 0.98);
       const double difference = Difference(golden.top, done->logits);
       EXPECT_LT(difference, tolerance);

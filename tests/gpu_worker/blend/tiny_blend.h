@@ -46,21 +46,8 @@ struct TinyWorker {
   Prefilled Run(const BlendRequest& request) {
     auto done = blender->Prefill(request, never);
     EXPECT_TRUE(done.ok()) << done.status();
-    Store(done->fresh);
+    client->Store(SourcesOf(done->fresh, config.tokens_per_piece), absl::Seconds(10));
     return std::move(*done);
-  }
-
-  void Store(const std::vector<FreshChunk>& fresh) {
-    std::vector<StoreSource> sources;
-    for (const FreshChunk& chunk : fresh) {
-      for (int64_t p = chunk.first_piece; p < chunk.chunk->pieces(); ++p) {
-        sources.push_back({PieceKeyOf(chunk.key, config.tokens_per_piece, p),
-                           static_cast<uint32_t>(chunk.chunk->layers()),
-                           static_cast<uint64_t>(chunk.chunk->SliceBytes(p)),
-                           chunk.chunk->PieceMemory(p)});
-      }
-    }
-    if (!sources.empty()) client->Store(sources, absl::Seconds(10));
   }
 
   std::atomic<bool> never = false;
