@@ -28,8 +28,8 @@ absl::Status ModelNotFound(std::string_view asked, std::string_view served);
 
 int HttpStatus(const absl::Status& status);
 
-// {"error": {"message", "type", "param", "code"}}. Message and param are cut to a thousand bytes and
-// are UTF-8, whatever a client or a worker put into them.
+// {"error": {"message", "type", "param", "code"}}. Message and param are cut to a thousand bytes
+// and are UTF-8, whatever a client or a worker put into them.
 boost::json::object ErrorObject(int http_status, std::string_view message, std::string_view param,
                                 std::string_view code);
 boost::json::object ErrorObject(const absl::Status& status);
