@@ -19,23 +19,28 @@
 #include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/worker_service.h"
 
-ABSL_FLAG(std::string, listen, "127.0.0.1:7601", "host:port to serve on; port 0 takes any free one");
+ABSL_FLAG(std::string, listen, "127.0.0.1:7601",
+          "host:port to serve on; port 0 takes any free one");
 ABSL_FLAG(std::string, cache, "127.0.0.1:7600",
           "host:port of the cache server; empty: no cache, every chunk is computed");
 ABSL_FLAG(std::string, model, "",
           "Hugging Face folder: config.json and *.safetensors in bf16 or f32 (required)");
 ABSL_FLAG(std::string, model_name, "", "name that clients give; empty: the folder's name");
-ABSL_FLAG(int64_t, max_len, 0, "longest prompt plus answer, tokens; 0: as long as the model allows");
+ABSL_FLAG(int64_t, max_len, 0,
+          "longest prompt plus answer, tokens; 0: as long as the model allows");
 ABSL_FLAG(int64_t, chunk_size, 256, "tokens in a piece, the unit of storage; changes no result");
 ABSL_FLAG(bool, blend, true, "reuse chunks; false: every request is a plain full prefill");
-ABSL_FLAG(std::string, policy, "query_v", "which cached rows are recomputed, unless a request says");
-ABSL_FLAG(double, recompute_ratio, 0.15, "share of cached rows recomputed, 0..1, unless a request says");
+ABSL_FLAG(std::string, policy, "query_v",
+          "which cached rows are recomputed, unless a request says");
+ABSL_FLAG(double, recompute_ratio, 0.15,
+          "share of cached rows recomputed, 0..1, unless a request says");
 ABSL_FLAG(std::string, correction, "auto",
           "correct the rows that are not recomputed: true, false, or auto (as suits the policy)");
 ABSL_FLAG(int64_t, check_layer, 1, "layer at which the hkvd policies choose");
 ABSL_FLAG(bool, layerwise, true, "compute a layer while later ones still arrive");
 ABSL_FLAG(std::string, sink, "bos",
-          "what a chunk is computed behind: bos (the model's first token), lead (the prompt's lead), none");
+          "what a chunk is computed behind: bos (the model's first token), lead (the prompt's "
+          "lead), none");
 ABSL_FLAG(int, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(int, queue, 256, "requests that may wait before new ones are refused");
 
@@ -83,7 +88,8 @@ std::string ModelName(std::string folder) {
 bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& blender) {
   const absl::StatusOr<SelfTestReport> report = RunSelfTest(decoder, config);
   if (!report.ok()) {
-    LOG(ERROR) << "event=self_test_failed blending=off reason=\"" << report.status().message() << "\"";
+    LOG(ERROR) << "event=self_test_failed blending=off reason=\"" << report.status().message()
+               << "\"";
     return false;
   }
   blender.set_seconds_per_token(report->seconds_per_token);
@@ -94,7 +100,8 @@ bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& 
 
 absl::Status Serve() {
   const std::string folder = absl::GetFlag(FLAGS_model);
-  if (folder.empty()) return absl::InvalidArgumentError("--model is required: a Hugging Face folder");
+  if (folder.empty())
+    return absl::InvalidArgumentError("--model is required: a Hugging Face folder");
   ASSIGN_OR_RETURN(const BlendConfig config, BlendConfigFromFlags());
   const std::unique_ptr<Ops> ops = MakeCpuOps(absl::GetFlag(FLAGS_threads));
   const absl::Time start = absl::Now();
@@ -102,8 +109,8 @@ absl::Status Serve() {
   ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> decoder,
                    Decoder::Load(folder, absl::GetFlag(FLAGS_max_len), ops.get()));
   if (config.check_layer < 0 || config.check_layer >= decoder->config().layers) {
-    return absl::InvalidArgumentError(absl::StrCat("--check_layer must be between 0 and ",
-                                                   decoder->config().layers - 1));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--check_layer must be between 0 and ", decoder->config().layers - 1));
   }
   const ChunkKey fingerprint =
       LayoutOf(decoder->config(), decoder->weights().files->Digest()).Fingerprint();
@@ -118,9 +125,9 @@ absl::Status Serve() {
                      absl::GetFlag(FLAGS_blend) && PassesSelfTest(*decoder, config, blender)};
   ChunkWriter writer(client.get(), config.tokens_per_piece, kStoreQueue);
   Engine engine(decoder.get(), &blender, &writer, absl::GetFlag(FLAGS_queue));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
-                   StartWorkerServer(absl::GetFlag(FLAGS_listen), served, decoder.get(), &config,
-                                     &engine));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<WorkerServer> server,
+      StartWorkerServer(absl::GetFlag(FLAGS_listen), served, decoder.get(), &config, &engine));
   LOG(INFO) << "event=ready listen=" << absl::GetFlag(FLAGS_listen) << " port=" << server->port()
             << " model=" << served.name << " device=" << ops->name()
             << " max_len=" << decoder->max_len() << " blend=" << served.blend_enabled

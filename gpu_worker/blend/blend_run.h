@@ -47,14 +47,14 @@ class BlendRun {
   const BlendConfig& config_;
   const BlendRequest& request_;
   const std::atomic<bool>& cancelled_;
-  std::vector<uint32_t> ids_;   // of the whole prompt
+  std::vector<uint32_t> ids_;  // of the whole prompt
   int64_t suffix_start_ = 0;
-  std::vector<Place> places_;   // one per chunk
+  std::vector<Place> places_;  // one per chunk
   PromptRows prompt_rows_;
   KvMemory kv_;
-  std::vector<bool> placed_;    // by layer
+  std::vector<bool> placed_;  // by layer
   std::vector<int32_t> picked_;
-  std::vector<int32_t> rows_;   // computed in every layer: picked and suffix, ascending
+  std::vector<int32_t> rows_;  // computed in every layer: picked and suffix, ascending
 };
 
 }  // namespace tessera

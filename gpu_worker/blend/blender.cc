@@ -59,8 +59,8 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
     tokens += static_cast<int64_t>(want.tokens.size());
     wanted.push_back(want);
   }
-  KvLoader loader(&decoder_, &client_, &chunk_prefill_, config_.tokens_per_piece,
-                  config_.layerwise, &cancelled);
+  KvLoader loader(&decoder_, &client_, &chunk_prefill_, config_.tokens_per_piece, config_.layerwise,
+                  &cancelled);
   const absl::Duration timeout =
       std::clamp(absl::Seconds(static_cast<double>(tokens) * seconds_per_token_), kShortestFetch,
                  kLongestFetch);

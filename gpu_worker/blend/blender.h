@@ -1,5 +1,5 @@
-// Prefill of a prompt from chunks: place them, recompute a few rows with the whole prompt in view, correct
-// the rest, and go on as if the whole prompt had been computed.
+// Prefill of a prompt from chunks: place them, recompute a few rows with the whole prompt in view,
+// correct the rest, and go on as if the whole prompt had been computed.
 #ifndef TESSERA_GPU_WORKER_BLEND_BLENDER_H_
 #define TESSERA_GPU_WORKER_BLEND_BLENDER_H_
 
@@ -21,20 +21,20 @@
 
 namespace tessera {
 
-// What stands before a chunk when its KV is computed alone. kLead: the prompt's lead segment, whose ids then are
-// part of every chunk's key.
+// What stands before a chunk when its KV is computed alone. kLead: the prompt's lead segment, whose
+// ids then are part of every chunk's key.
 enum class SinkKind { kNone, kBos, kLead };
 
 // What a request gets when it does not say otherwise, and what it cannot say.
 struct BlendConfig {
   SelectionPolicy policy;
-  double recompute_ratio = 0.15;         // of the cached rows that are not exact, 0..1
-  std::optional<bool> correction;        // none: as the policy's default
-  int64_t check_layer = 1;               // where the hkvd policies choose
-  int64_t first_k = 16;                  // rows of each chunk that first_k takes
+  double recompute_ratio = 0.15;   // of the cached rows that are not exact, 0..1
+  std::optional<bool> correction;  // none: as the policy's default
+  int64_t check_layer = 1;         // where the hkvd policies choose
+  int64_t first_k = 16;            // rows of each chunk that first_k takes
   SinkKind sink = SinkKind::kBos;
   int64_t tokens_per_piece = 256;
-  bool layerwise = true;                 // compute layer l while later ones arrive
+  bool layerwise = true;  // compute layer l while later ones arrive
   CorrectionConstants constants;
 };
 
@@ -74,11 +74,13 @@ class Blender {
           const BlendConfig& config);
 
   // CANCELLED when *cancelled turns true; no other error: a cache that fails only makes it slower.
-  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const std::atomic<bool>& cancelled);
+  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request,
+                                    const std::atomic<bool>& cancelled);
 
   const BlendConfig& config() const { return config_; }
 
-  // Seconds that computing a token takes here: bounds how long a fetch may take (not slower than computing).
+  // Seconds that computing a token takes here: bounds how long a fetch may take (not slower than
+  // computing).
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:

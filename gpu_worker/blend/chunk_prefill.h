@@ -18,10 +18,11 @@ class ChunkPrefill {
  public:
   explicit ChunkPrefill(const Decoder* decoder) : decoder_(*decoder) {}
 
-  // Fills pieces first_piece.. of `chunk` with the KV of `tokens` behind `sink` and behind the pieces before,
-  // which are there already; the sink's own rows are dropped. K and V are rounded to the cache's type before
-  // they are attended to, piece by piece: so a piece has the same bytes whether those before it were
-  // computed now or came from the cache. CANCELLED when *cancelled turns true; the chunk is then unfinished.
+  // Fills pieces first_piece.. of `chunk` with the KV of `tokens` behind `sink` and behind the
+  // pieces before, which are there already; the sink's own rows are dropped. K and V are rounded to
+  // the cache's type before they are attended to, piece by piece: so a piece has the same bytes
+  // whether those before it were computed now or came from the cache. CANCELLED when *cancelled
+  // turns true; the chunk is then unfinished.
   absl::Status Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,
                    int64_t first_piece, const std::atomic<bool>& cancelled, RawChunk& chunk);
 
@@ -32,7 +33,8 @@ class ChunkPrefill {
                         const std::atomic<bool>& cancelled, const KvMemory& kv, RawChunk& chunk);
 
   const Decoder& decoder_;
-  // The last sink's KV: nearly always the same token, which would cost a decode step for every chunk.
+  // The last sink's KV: nearly always the same token, which would cost a decode step for every
+  // chunk.
   std::vector<uint32_t> sink_;
   KvMemory sink_kv_;
 };

@@ -84,8 +84,8 @@ bool KvLoader::WaitForSlices(const State& state, int64_t layer) {
 
 // The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
 absl::Status KvLoader::PrefillFrom(int64_t first_piece, State& state) {
-  auto fresh = std::make_unique<RawChunk>(decoder_.config(), state.chunk->tokens(),
-                                          tokens_per_piece_);
+  auto fresh =
+      std::make_unique<RawChunk>(decoder_.config(), state.chunk->tokens(), tokens_per_piece_);
   state.cached_pieces = first_piece;
   for (int64_t layer = 0; layer < decoder_.config().layers && state.cached_pieces > 0; ++layer) {
     if (!WaitForSlices(state, layer)) state.cached_pieces = 0;

@@ -1,4 +1,5 @@
-// Brings the chunks of one prompt: from the cache where they are, by prefilling them alone where not.
+// Brings the chunks of one prompt: from the cache where they are, by prefilling them alone where
+// not.
 #ifndef TESSERA_GPU_WORKER_BLEND_KV_LOADER_H_
 #define TESSERA_GPU_WORKER_BLEND_KV_LOADER_H_
 
@@ -33,12 +34,12 @@ struct FreshChunk {
   std::unique_ptr<RawChunk> chunk;
 };
 
-// For one request, on one thread. Any failure of the cache is a miss: the chunk is prefilled alone, which gives
-// the bytes that the cache would have given.
+// For one request, on one thread. Any failure of the cache is a miss: the chunk is prefilled alone,
+// which gives the bytes that the cache would have given.
 class KvLoader {
  public:
-  // The whole fetch must end within `timeout`. layerwise: a layer may be used as soon as it is here; otherwise
-  // Start waits for all.
+  // The whole fetch must end within `timeout`. layerwise: a layer may be used as soon as it is
+  // here; otherwise Start waits for all.
   KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
            int64_t tokens_per_piece, bool layerwise, const std::atomic<bool>* cancelled);
 
@@ -55,7 +56,8 @@ class KvLoader {
   // The tier they came from; empty for none.
   const std::string& tier(size_t i) const { return chunks_[i].tier; }
 
-  // What was prefilled, once the blend no longer reads chunks. All layers must have been waited for.
+  // What was prefilled, once the blend no longer reads chunks. All layers must have been waited
+  // for.
   std::vector<FreshChunk> TakeFresh();
 
  private:
@@ -77,8 +79,8 @@ class KvLoader {
   const bool layerwise_;
   const std::atomic<bool>& cancelled_;
   std::vector<State> chunks_;
-  // Memory that the fetch may still write to though nobody reads it any more; after it stream_, so that the
-  // stream ends first.
+  // Memory that the fetch may still write to though nobody reads it any more; after it stream_, so
+  // that the stream ends first.
   std::vector<std::unique_ptr<RawChunk>> retired_;
   std::unique_ptr<FetchStream> stream_;
 };

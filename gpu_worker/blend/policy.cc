@@ -43,7 +43,8 @@ std::vector<int32_t> Best(absl::Span<const int32_t> candidates, absl::Span<const
 }  // namespace
 
 int64_t RecomputeBudget(double ratio, int64_t candidates) {
-  // 0.15 as a float is a little more than 0.15: without rounding 20 candidates would give 4 rows, not 3.
+  // 0.15 as a float is a little more than 0.15: without rounding 20 candidates would give 4 rows,
+  // not 3.
   const double exact = std::round(ratio * 1e6) / 1e6;
   const auto budget = static_cast<int64_t>(std::ceil(exact * static_cast<double>(candidates)));
   return std::clamp<int64_t>(budget, 0, candidates);
@@ -62,10 +63,10 @@ absl::StatusOr<SelectionPolicy> SelectionPolicy::Parse(std::string_view name) {
     policy.kind_ = kind;
     return policy;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("policy '", policy.name_,
-                   "' is unknown: use query_v, query, hkvd_v, hkvd_k, first_k, none, full or random, "
-                   "or one of them with +first"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "policy '", policy.name_,
+      "' is unknown: use query_v, query, hkvd_v, hkvd_k, first_k, none, full or random, "
+      "or one of them with +first"));
 }
 
 std::vector<int32_t> SelectionPolicy::Select(const PromptRows& rows, absl::Span<const float> scores,

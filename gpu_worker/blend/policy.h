@@ -14,17 +14,17 @@ namespace tessera {
 
 // A row of the prompt, as a policy sees it.
 struct PromptRows {
-  int64_t count = 0;                 // of all rows
-  std::vector<int32_t> candidates;   // cached rows that are not exact, ascending
-  std::vector<int32_t> first_rows;   // those among the first k of their chunk, ascending
+  int64_t count = 0;                // of all rows
+  std::vector<int32_t> candidates;  // cached rows that are not exact, ascending
+  std::vector<int32_t> first_rows;  // those among the first k of their chunk, ascending
 };
 
 // A selection policy by name: a value type.
 //   query_v  the suffix's attention to a row times the norm of its V, over all layers (default)
 //   query    the same without the norm
-//   hkvd_v, hkvd_k  the squared deviation of V or K at the check layer (CacheBlend, Yao et al. 2024)
-//   first_k  the first k rows of every chunk (EPIC, Hu et al. 2024)
-//   none, full, random (a control, always the same rows)
+//   hkvd_v, hkvd_k  the squared deviation of V or K at the check layer (CacheBlend, Yao et al.
+//   2024) first_k  the first k rows of every chunk (EPIC, Hu et al. 2024) none, full, random (a
+//   control, always the same rows)
 // and sums of a scored policy with the first rows, such as query_v+first.
 class SelectionPolicy {
  public:
@@ -45,9 +45,9 @@ class SelectionPolicy {
   // Whether correction is on when a request does not say.
   bool corrects_by_default() const { return needs_query_pass(); }
 
-  // The rows to recompute, ascending. scores: one per row of the prompt where the policy needs them,
-  // otherwise not read. The scored policies and random take ceil(ratio x candidates) rows; equal scores go to
-  // the earlier row.
+  // The rows to recompute, ascending. scores: one per row of the prompt where the policy needs
+  // them, otherwise not read. The scored policies and random take ceil(ratio x candidates) rows;
+  // equal scores go to the earlier row.
   std::vector<int32_t> Select(const PromptRows& rows, absl::Span<const float> scores,
                               double ratio) const;
 

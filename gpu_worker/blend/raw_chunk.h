@@ -13,9 +13,10 @@
 
 namespace tessera {
 
-// K before RoPE and V of all layers, cut into pieces; a piece is [layer][K|V][token][kv_head][head_dim]. It is
-// written only by a fetch or by a prefill of the segment alone; a blend reads it and never writes. That is
-// what keeps recomputed and corrected rows out of the cache.
+// K before RoPE and V of all layers, cut into pieces; a piece is
+// [layer][K|V][token][kv_head][head_dim]. It is written only by a fetch or by a prefill of the
+// segment alone; a blend reads it and never writes. That is what keeps recomputed and corrected
+// rows out of the cache.
 class RawChunk {
  public:
   RawChunk(const ModelConfig& model, int64_t tokens, int64_t tokens_per_piece)

@@ -11,7 +11,8 @@
 namespace tessera {
 namespace {
 
-// The lead comes from a bf16 chunk, and so it may differ a little from a prefill that never rounded.
+// The lead comes from a bf16 chunk, and so it may differ a little from a prefill that never
+// rounded.
 constexpr double kMostKl = 0.02;
 constexpr double kMostRelativeShift = 1e-3;
 
@@ -55,9 +56,10 @@ absl::Status CheckPlacement(const Decoder& decoder) {
       scale = std::max(size, 1e-9);
     }
     if (!(std::abs(product - first) <= kMostRelativeShift * scale)) {
-      return absl::FailedPreconditionError(absl::StrFormat(
-          "RoPE placement: the product of Q and K at distance %d changes from %g to %g at position %d",
-          distance, first, product, p));
+      return absl::FailedPreconditionError(
+          absl::StrFormat("RoPE placement: the product of Q and K at distance %d changes from %g "
+                          "to %g at position %d",
+                          distance, first, product, p));
     }
   }
   return absl::OkStatus();
@@ -68,7 +70,8 @@ absl::Status CheckPlacement(const Decoder& decoder) {
 double KlOfLogits(absl::Span<const float> p, absl::Span<const float> q) {
   const float top_p = *std::max_element(p.begin(), p.end());
   const float top_q = *std::max_element(q.begin(), q.end());
-  const double log_p = std::log(SumExp(p, top_p)) + top_p, log_q = std::log(SumExp(q, top_q)) + top_q;
+  const double log_p = std::log(SumExp(p, top_p)) + top_p,
+               log_q = std::log(SumExp(q, top_q)) + top_q;
   double kl = 0;
   for (size_t i = 0; i < p.size(); ++i) {
     const double lp = p[i] - log_p;

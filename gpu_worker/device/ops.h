@@ -1,5 +1,5 @@
-// The closed list of operations that a device offers to the model and to the blend. The CPU's file is
-// their specification; another device must give the same within a stated tolerance.
+// The closed list of operations that a device offers to the model and to the blend. The CPU's file
+// is their specification; another device must give the same within a stated tolerance.
 #ifndef TESSERA_GPU_WORKER_DEVICE_OPS_H_
 #define TESSERA_GPU_WORKER_DEVICE_OPS_H_
 
@@ -14,15 +14,16 @@
 
 namespace tessera {
 
-// cos and sin of every position's angles: [position][head_dim / 2], already times the attention factor
-// of YaRN where the model has one.
+// cos and sin of every position's angles: [position][head_dim / 2], already times the attention
+// factor of YaRN where the model has one.
 struct RopeTable {
   int64_t half_dim = 0;
   std::vector<float> cos;
   std::vector<float> sin;
 };
 
-// One layer of a request's KV memory: [kv_head][capacity][head_dim]. Slot p holds position p; K is rotated.
+// One layer of a request's KV memory: [kv_head][capacity][head_dim]. Slot p holds position p; K is
+// rotated.
 struct LayerKv {
   float* k = nullptr;
   float* v = nullptr;
@@ -34,7 +35,8 @@ struct LayerKv {
   float* V(int64_t head, int64_t slot) const { return v + (head * capacity + slot) * head_dim; }
 };
 
-// One layer of one piece as the cache holds it: K before RoPE, then V, each [token][kv_head][head_dim].
+// One layer of one piece as the cache holds it: K before RoPE, then V, each
+// [token][kv_head][head_dim].
 struct SliceView {
   const Bf16* k = nullptr;
   const Bf16* v = nullptr;
@@ -87,14 +89,14 @@ class Ops {
   virtual void PlaceSlice(const SliceView& slice, int64_t first_position, const RopeTable& rope,
                           const LayerKv& kv) = 0;
 
-  // out = softmax(q k^T / sqrt(head_dim)) v. Row i of q (rotated, [n][heads * head_dim]) sees exactly
-  // the slots 0..positions[i]; positions ascend.
+  // out = softmax(q k^T / sqrt(head_dim)) v. Row i of q (rotated, [n][heads * head_dim]) sees
+  // exactly the slots 0..positions[i]; positions ascend.
   virtual void Attend(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
                       Matrix out) = 0;
 
-  // Attend, and the attention that each slot got: scores[slot] += its mean probability over rows and
-  // heads, times the norm of its V over all heads when `by_value_norm`. scores.size() is the number of
-  // slots, at least positions.back() + 1.
+  // Attend, and the attention that each slot got: scores[slot] += its mean probability over rows
+  // and heads, times the norm of its V over all heads when `by_value_norm`. scores.size() is the
+  // number of slots, at least positions.back() + 1.
   virtual void AttendScored(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
                             bool by_value_norm, Matrix out, absl::Span<float> scores) = 0;
 
@@ -104,23 +106,24 @@ class Ops {
   // out[i] = x[rows[i]].
   virtual void GatherRows(Matrix x, absl::Span<const int32_t> rows, Matrix out) = 0;
 
-  // deviation[i] = |fresh[i] - cached[i]|^2 over the i-th token's heads (CacheBlend, eq. 2 in spirit);
-  // cached: [tokens][kv_heads * head_dim].
+  // deviation[i] = |fresh[i] - cached[i]|^2 over the i-th token's heads (CacheBlend, eq. 2 in
+  // spirit); cached: [tokens][kv_heads * head_dim].
   virtual void Deviation(Matrix fresh, const Bf16* cached, absl::Span<float> deviation) = 0;
 
-  // Kernel ridge regression: the deviation (fresh minus cached) of each chunk's picked rows is carried to
-  // all its rows in the KV memory:
+  // Kernel ridge regression: the deviation (fresh minus cached) of each chunk's picked rows is
+  // carried to all its rows in the KV memory:
   //   kernel(a, b) = <f_a, f_b> / s + exp(-|a - b| / length) + 1
   //   row += kernel(row, picked) (kernel(picked, picked) + noise I)^-1 deviation(picked)
-  // f_a: cached K (before RoPE) and V of row a, each over the mean norm of all rows, joined, minus the mean
-  // of the picked rows; s: the mean |f|^2 of the picked rows. fresh_k is before RoPE. Picked rows are moved
-  // too; the caller overwrites them.
+  // f_a: cached K (before RoPE) and V of row a, each over the mean norm of all rows, joined, minus
+  // the mean of the picked rows; s: the mean |f|^2 of the picked rows. fresh_k is before RoPE.
+  // Picked rows are moved too; the caller overwrites them.
   virtual void Correct(absl::Span<const CorrectionTask> tasks, Matrix fresh_k, Matrix fresh_v,
                        const CorrectionConstants& constants, const RopeTable& rope,
                        const LayerKv& kv) = 0;
 
-  // Rounds K (before RoPE) and V to the cache's bf16 and writes them as a slice's bytes; the matrices
-  // keep the rounded values, so that what is attended to now is what will be read from the cache later.
+  // Rounds K (before RoPE) and V to the cache's bf16 and writes them as a slice's bytes; the
+  // matrices keep the rounded values, so that what is attended to now is what will be read from the
+  // cache later.
   virtual void RoundToSlice(Matrix k, Matrix v, Bf16* slice_k, Bf16* slice_v) = 0;
 };
 

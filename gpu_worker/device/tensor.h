@@ -34,7 +34,8 @@ struct Matrix {
   Matrix Slice(int64_t first, int64_t count) const { return {Row(first), count, cols}; }
 };
 
-// A weight of the model: [rows = outputs][cols = inputs], as the model file holds it (often mapped).
+// A weight of the model: [rows = outputs][cols = inputs], as the model file holds it (often
+// mapped).
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kBf16;

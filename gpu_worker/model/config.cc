@@ -111,7 +111,8 @@ absl::Status CheckFamily(const json::object& config, ModelConfig& model) {
   return absl::OkStatus();
 }
 
-// A sliding window hides far keys from a query, which a blend does not model: it bounds the length instead.
+// A sliding window hides far keys from a query, which a blend does not model: it bounds the length
+// instead.
 void BoundBySlidingWindow(const json::object& config, ModelConfig& model) {
   const bool in_use = FlagOr(config, "use_sliding_window", model.family == "mistral");
   const auto window = static_cast<int64_t>(NumberOr(config, "sliding_window", 0));
@@ -150,14 +151,16 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text) {
   if (model.kv_heads < 1 || model.heads % model.kv_heads != 0 || model.head_dim < 2 ||
       model.head_dim % 2 != 0) {
     return absl::InvalidArgumentError(
-        "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even");
+        "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim "
+        "even");
   }
   model.rms_eps = static_cast<float>(NumberOr(config, "rms_norm_eps", 1e-5));
   model.tied_head = FlagOr(config, "tie_word_embeddings", false);
   ASSIGN_OR_RETURN(model.rope, ParseRope(config, model.max_positions));
   BoundBySlidingWindow(config, model);
   const double bos = NumberOr(config, "bos_token_id", -1);
-  if (bos >= 0 && bos < static_cast<double>(model.vocab)) model.bos_token_id = static_cast<int64_t>(bos);
+  if (bos >= 0 && bos < static_cast<double>(model.vocab))
+    model.bos_token_id = static_cast<int64_t>(bos);
   ReadEnds(config, model.eos_token_ids);
   return model;
 }

@@ -46,9 +46,9 @@ struct ModelConfig {
   std::vector<uint32_t> eos_token_ids;
 };
 
-// Reads `folder`/config.json (and the end tokens of generation_config.json where there is one). NOT_FOUND: no
-// such file; INVALID_ARGUMENT: broken JSON or a field that makes no sense; UNIMPLEMENTED: a family, RoPE kind
-// or activation that this worker does not compute, by its name.
+// Reads `folder`/config.json (and the end tokens of generation_config.json where there is one).
+// NOT_FOUND: no such file; INVALID_ARGUMENT: broken JSON or a field that makes no sense;
+// UNIMPLEMENTED: a family, RoPE kind or activation that this worker does not compute, by its name.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder);
 
 // The same from the text of config.json.

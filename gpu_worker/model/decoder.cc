@@ -27,8 +27,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder
                      " tokens: set it between 1 and that"));
   }
   ASSIGN_OR_RETURN(Weights weights, LoadWeights(folder, config));
-  return std::unique_ptr<Decoder>(
-      new Decoder(std::move(config), std::move(weights), max_len, ops));
+  return std::unique_ptr<Decoder>(new Decoder(std::move(config), std::move(weights), max_len, ops));
 }
 
 Decoder::Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops)

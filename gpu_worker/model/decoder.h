@@ -1,5 +1,5 @@
-// A decoder-only transformer (RMSNorm, GQA, half-split RoPE, SwiGLU; QKV bias and QK norm where the weights
-// have them) in the parts that a blend needs. It knows no chunks.
+// A decoder-only transformer (RMSNorm, GQA, half-split RoPE, SwiGLU; QKV bias and QK norm where the
+// weights have them) in the parts that a blend needs. It knows no chunks.
 #ifndef TESSERA_GPU_WORKER_MODEL_DECODER_H_
 #define TESSERA_GPU_WORKER_MODEL_DECODER_H_
 
@@ -30,7 +30,8 @@ struct Qkv {
 class Decoder {
  public:
   // max_len: longest prompt plus answer, tokens; 0: as long as the model allows. Errors: those of
-  // ReadModelConfig and LoadWeights, and INVALID_ARGUMENT when max_len is longer than the model allows.
+  // ReadModelConfig and LoadWeights, and INVALID_ARGUMENT when max_len is longer than the model
+  // allows.
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, int64_t max_len,
                                                        Ops* ops);
 
@@ -46,25 +47,27 @@ class Decoder {
   // Fresh Q, K, V of layer `layer` for rows h [rows][hidden].
   Qkv ProjectQkv(int64_t layer, Matrix h) const;
 
-  // Output projection, residual and MLP of a layer, in place on h; attention [rows][heads * head_dim].
+  // Output projection, residual and MLP of a layer, in place on h; attention [rows][heads *
+  // head_dim].
   void FinishLayer(int64_t layer, Matrix attention, Matrix h) const;
 
-  // The plain transformer layer for rows h at ascending `positions`: rotates and writes fresh K and V, attends
-  // from each row to all slots up to its own, finishes the layer. Only the last `needed` rows of h are
-  // carried on (the last layer needs one); the others only leave their K and V.
+  // The plain transformer layer for rows h at ascending `positions`: rotates and writes fresh K and
+  // V, attends from each row to all slots up to its own, finishes the layer. Only the last `needed`
+  // rows of h are carried on (the last layer needs one); the others only leave their K and V.
   void RunLayer(int64_t layer, absl::Span<const int32_t> positions, const KvMemory& kv, Matrix h,
                 int64_t needed) const;
 
-  // The second half of RunLayer, for fresh Q, K and V that the caller has looked at or thinned out: fresh.k and
-  // fresh.v belong to kv_positions, fresh.q and h to positions.
+  // The second half of RunLayer, for fresh Q, K and V that the caller has looked at or thinned out:
+  // fresh.k and fresh.v belong to kv_positions, fresh.q and h to positions.
   void AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
                        absl::Span<const int32_t> positions, const KvMemory& kv, Matrix h) const;
 
   // Logits [rows][vocab] of rows h.
   Activations Logits(Matrix h) const;
 
-  // Ordinary prefill or decode: runs ids at positions first .. over what kv holds for the positions before,
-  // kRowBlock rows at a time. Returns the last hidden row [1][hidden]. CANCELLED when *cancelled turns true.
+  // Ordinary prefill or decode: runs ids at positions first .. over what kv holds for the positions
+  // before, kRowBlock rows at a time. Returns the last hidden row [1][hidden]. CANCELLED when
+  // *cancelled turns true.
   absl::StatusOr<Activations> Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                      int64_t first, const std::atomic<bool>& cancelled) const;
 

@@ -10,8 +10,8 @@
 
 namespace tessera {
 
-// head_dim / 2 frequencies in radians a token, scaled by the config's kind: linear (Chen et al. 2023), llama3
-// (Llama 3.1's smoothed bands), yarn (Peng et al. 2023).
+// head_dim / 2 frequencies in radians a token, scaled by the config's kind: linear (Chen et al.
+// 2023), llama3 (Llama 3.1's smoothed bands), yarn (Peng et al. 2023).
 std::vector<float> RopeFrequencies(const RopeConfig& rope, int64_t head_dim);
 
 // Factor on cos and sin: 1 but for yarn.

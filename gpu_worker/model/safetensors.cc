@@ -52,7 +52,8 @@ absl::StatusOr<TensorView> ParseTensor(const std::string& path, const std::strin
   int64_t count = 1;
   for (const json::value& side : shape->as_array()) {
     const int64_t n = side.is_int64() ? side.as_int64() : -1;
-    if (n < 0 || (n > 0 && count > (int64_t{1} << 50) / n)) return Broken(path, "a shape overflows");
+    if (n < 0 || (n > 0 && count > (int64_t{1} << 50) / n))
+      return Broken(path, "a shape overflows");
     view.shape.push_back(n);
     count *= n;
   }
@@ -108,8 +109,8 @@ absl::Status SafeTensors::ReadHeader(const std::string& path, const std::byte* f
   std::memcpy(&length, file, 8);
   if (length > size - 8) return Broken(path, "its header is longer than the file");
   boost::system::error_code error;
-  const json::value header = json::parse(
-      json::string_view(reinterpret_cast<const char*>(file) + 8, length), error);
+  const json::value header =
+      json::parse(json::string_view(reinterpret_cast<const char*>(file) + 8, length), error);
   if (error || !header.is_object()) return Broken(path, "its header is not a JSON object");
   for (const auto& [key, facts] : header.as_object()) {
     if (key == "__metadata__") continue;

@@ -24,8 +24,9 @@ struct TensorView {
 // Read-only and thread-safe. Views live as long as it does.
 class SafeTensors {
  public:
-  // Maps every *.safetensors file of `folder`. NOT_FOUND: there is none; INVALID_ARGUMENT: a header that is
-  // broken or points outside its file; UNIMPLEMENTED: a dtype other than BF16 and F32, with the tensor's name.
+  // Maps every *.safetensors file of `folder`. NOT_FOUND: there is none; INVALID_ARGUMENT: a header
+  // that is broken or points outside its file; UNIMPLEMENTED: a dtype other than BF16 and F32, with
+  // the tensor's name.
   static absl::StatusOr<std::unique_ptr<SafeTensors>> Open(const std::string& folder);
   ~SafeTensors();
 

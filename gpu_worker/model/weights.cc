@@ -27,8 +27,9 @@ class Taker {
     ASSIGN_OR_RETURN(const TensorView* view, Find(name, {n}));
     std::vector<float> numbers(n);
     for (int64_t i = 0; i < n; ++i) {
-      numbers[i] = view->dtype == DType::kF32 ? reinterpret_cast<const float*>(view->data)[i]
-                                              : ToFloat(reinterpret_cast<const Bf16*>(view->data)[i]);
+      numbers[i] = view->dtype == DType::kF32
+                       ? reinterpret_cast<const float*>(view->data)[i]
+                       : ToFloat(reinterpret_cast<const Bf16*>(view->data)[i]);
     }
     return numbers;
   }
@@ -57,9 +58,9 @@ class Taker {
       return absl::InvalidArgumentError(absl::StrCat("the model lacks the tensor ", name));
     }
     if (found->second.shape != shape) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tensor ", name, " has shape [", absl::StrJoin(found->second.shape, ", "),
-          "], config.json asks for [", absl::StrJoin(shape, ", "), "]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", name, " has shape [", absl::StrJoin(found->second.shape, ", "),
+                       "], config.json asks for [", absl::StrJoin(shape, ", "), "]"));
     }
     taken_.insert(name);
     return &found->second;

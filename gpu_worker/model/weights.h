@@ -1,5 +1,5 @@
-// A decoder's weights by role. Which exist is read from the model's files; the layer loop asks, it does not
-// know families.
+// A decoder's weights by role. Which exist is read from the model's files; the layer loop asks, it
+// does not know families.
 #ifndef TESSERA_GPU_WORKER_MODEL_WEIGHTS_H_
 #define TESSERA_GPU_WORKER_MODEL_WEIGHTS_H_
 
@@ -15,10 +15,10 @@
 namespace tessera {
 
 struct LayerWeights {
-  Weight q, k, v;        // [heads or kv_heads * head_dim][hidden]
-  Weight o;              // [hidden][heads * head_dim]
-  Weight gate, up;       // [intermediate][hidden]
-  Weight down;           // [hidden][intermediate]
+  Weight q, k, v;                                      // [heads or kv_heads * head_dim][hidden]
+  Weight o;                                            // [hidden][heads * head_dim]
+  Weight gate, up;                                     // [intermediate][hidden]
+  Weight down;                                         // [hidden][intermediate]
   std::vector<float> input_norm, post_attention_norm;  // [hidden]
   std::vector<float> q_bias, k_bias, v_bias;           // empty where the model has none
   std::vector<float> q_norm, k_norm;                   // [head_dim], empty where the model has none
@@ -32,8 +32,8 @@ struct Weights {
   std::vector<LayerWeights> layers;
 };
 
-// Opens a Hugging Face folder. INVALID_ARGUMENT: a tensor is missing or has another shape than the config says;
-// UNIMPLEMENTED: the files hold a tensor that this worker would not use, by its name.
+// Opens a Hugging Face folder. INVALID_ARGUMENT: a tensor is missing or has another shape than the
+// config says; UNIMPLEMENTED: the files hold a tensor that this worker would not use, by its name.
 absl::StatusOr<Weights> LoadWeights(const std::string& folder, const ModelConfig& model);
 
 }  // namespace tessera

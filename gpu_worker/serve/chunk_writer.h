@@ -13,8 +13,8 @@
 
 namespace tessera {
 
-// Thread-safe. When the cache is slower than the chunks come, the newest are dropped and counted: a chunk that is not
-// stored is only a miss later.
+// Thread-safe. When the cache is slower than the chunks come, the newest are dropped and counted: a
+// chunk that is not stored is only a miss later.
 class ChunkWriter {
  public:
   // capacity: requests whose chunks may wait.

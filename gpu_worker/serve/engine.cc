@@ -12,11 +12,9 @@
 namespace tessera {
 
 Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, size_t capacity)
-    : decoder_(*decoder),
-      blender_(*blender),
-      writer_(*writer),
-      queue_(capacity),
-      thread_([this] { Work(); }) {}
+    : decoder_(*decoder), blender_(*blender), writer_(*writer), queue_(capacity), thread_([this] {
+        Work();
+      }) {}
 
 Engine::~Engine() {
   stopping_ = true;
@@ -37,7 +35,8 @@ void Engine::Work() {
   while (std::optional<std::unique_ptr<Generation>> next = queue_.Pop()) {
     Generation& generation = **next;
     if (stopping_) {
-      generation.listener->OnFinished(absl::UnavailableError("the worker is shutting down"), false, 0);
+      generation.listener->OnFinished(absl::UnavailableError("the worker is shutting down"), false,
+                                      0);
     } else if (*generation.cancelled) {
       generation.listener->OnFinished(absl::CancelledError("cancelled while waiting"), false, 0);
     } else {
@@ -83,9 +82,9 @@ absl::Status Engine::Decode(Generation& generation, Prefilled& prefilled, int64_
             generation.end_tokens.end();
     if (ended || tokens >= generation.prompt.max_new_tokens) return absl::OkStatus();
     const std::vector<uint32_t> ids = {token.id};
-    ASSIGN_OR_RETURN(const Activations last,
-                     decoder_.Extend(prefilled.kv, ids, prefilled.tokens + tokens - 1,
-                                     *generation.cancelled));
+    ASSIGN_OR_RETURN(
+        const Activations last,
+        decoder_.Extend(prefilled.kv, ids, prefilled.tokens + tokens - 1, *generation.cancelled));
     const Activations next = decoder_.Logits(last);
     logits.assign(next->data, next->data + next->cols);
   }

@@ -28,8 +28,8 @@ class GenerationListener {
   virtual void OnStarted(const Prefilled& prefilled, absl::Duration queued,
                          absl::Duration prefill) = 0;
   virtual void OnToken(const SampledToken& token) = 0;
-  // Last, and always: OK with the reason, or why it ended early. ended: an end token was sampled (otherwise it
-  // is max_new_tokens).
+  // Last, and always: OK with the reason, or why it ended early. ended: an end token was sampled
+  // (otherwise it is max_new_tokens).
   virtual void OnFinished(const absl::Status& status, bool ended, int64_t tokens) = 0;
 };
 

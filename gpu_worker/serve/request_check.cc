@@ -38,15 +38,16 @@ absl::Status CheckLength(const GenerateRequest& request, int64_t tokens, int64_t
                          BlendRequest& prompt) {
   const int64_t room = max_len - tokens;
   if (room < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt has ", tokens, " tokens, but prompt and answer may have ", max_len,
-                     " together: shorten the prompt"));
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", tokens,
+                                                   " tokens, but prompt and answer may have ",
+                                                   max_len, " together: shorten the prompt"));
   }
   prompt.max_new_tokens = request.max_tokens() == 0 ? room : request.max_tokens();
   if (prompt.max_new_tokens > room) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", tokens, " tokens and max_tokens is ", request.max_tokens(),
-        ", but both together may be ", max_len, ": lower max_tokens to ", room, " or shorten the prompt"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has ", tokens, " tokens and max_tokens is ", request.max_tokens(),
+                     ", but both together may be ", max_len, ": lower max_tokens to ", room,
+                     " or shorten the prompt"));
   }
   return absl::OkStatus();
 }

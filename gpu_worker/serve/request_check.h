@@ -12,7 +12,8 @@
 
 namespace tessera {
 
-// INVALID_ARGUMENT names the field and says what to change. The listener and the cancel flag are the caller's to set.
+// INVALID_ARGUMENT names the field and says what to change. The listener and the cancel flag are
+// the caller's to set.
 absl::StatusOr<std::unique_ptr<Generation>> CheckRequest(const worker::v1::GenerateRequest& request,
                                                          const ModelConfig& model, int64_t max_len,
                                                          const BlendConfig& defaults,

@@ -11,8 +11,8 @@ SampledToken Sampler::Next(absl::Span<const float> logits) {
   const float top = *best;
   double sum = 0;
   for (float x : logits) sum += std::exp(x - top);
-  const uint32_t id = params_.temperature > 0 ? Draw(logits)
-                                              : static_cast<uint32_t>(best - logits.begin());
+  const uint32_t id =
+      params_.temperature > 0 ? Draw(logits) : static_cast<uint32_t>(best - logits.begin());
   return {id, static_cast<float>(logits[id] - top - std::log(sum))};
 }
 

@@ -19,11 +19,12 @@ struct SamplingParams {
 
 struct SampledToken {
   uint32_t id = 0;
-  float logprob = 0;  // natural logarithm of its probability at temperature 1, before top_p and top_k
+  float logprob =
+      0;  // natural logarithm of its probability at temperature 1, before top_p and top_k
 };
 
-// One per request: the n-th token depends on the seed and on what was drawn before, never on other requests.
-// Not thread-safe.
+// One per request: the n-th token depends on the seed and on what was drawn before, never on other
+// requests. Not thread-safe.
 class Sampler {
  public:
   explicit Sampler(const SamplingParams& params) : params_(params), random_(params.seed) {}
@@ -33,7 +34,8 @@ class Sampler {
 
  private:
   uint32_t Draw(absl::Span<const float> logits);
-  // A number in [0, 1) made from 53 bits: the same on every machine, as the standard's distributions are not.
+  // A number in [0, 1) made from 53 bits: the same on every machine, as the standard's
+  // distributions are not.
   double Uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
   const SamplingParams params_;

@@ -55,7 +55,8 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
   return started;
 }
 
-// One call. gRPC owns it by `self_` until OnDone; the engine's listener holds it until OnFinished has returned.
+// One call. gRPC owns it by `self_` until OnDone; the engine's listener holds it until OnFinished
+// has returned.
 class GenerateCall final : public grpc::ServerWriteReactor<GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
@@ -216,7 +217,8 @@ class GrpcWorkerServer final : public WorkerServer {
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
-      return absl::UnavailableError("cannot listen on " + address + ": the address is taken or not ours");
+      return absl::UnavailableError("cannot listen on " + address +
+                                    ": the address is taken or not ours");
     }
     return absl::OkStatus();
   }

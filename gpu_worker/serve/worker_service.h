@@ -13,8 +13,8 @@
 namespace tessera {
 
 struct ServedModel {
-  std::string name;         // that clients give
-  std::string fingerprint;  // hex
+  std::string name;           // that clients give
+  std::string fingerprint;    // hex
   bool blend_enabled = true;  // false: every request runs exact
 };
 
@@ -27,8 +27,9 @@ class WorkerServer {
   virtual void Shutdown() = 0;
 };
 
-// Listens on `address` ("host:port", port 0: any). The health service says NOT_SERVING for none: the server starts
-// when the model is ready. All pointers must outlive it. UNAVAILABLE: the address is taken.
+// Listens on `address` ("host:port", port 0: any). The health service says NOT_SERVING for none:
+// the server starts when the model is ready. All pointers must outlive it. UNAVAILABLE: the address
+// is taken.
 absl::StatusOr<std::unique_ptr<WorkerServer>> StartWorkerServer(const std::string& address,
                                                                 const ServedModel& served,
                                                                 const Decoder* decoder,

@@ -1,5 +1,6 @@
-// Time to the first token's logits of the same prompt: full recompute, cold, and known chunks in a new order;
-// and decode speed. Everything in one process, the cache server too (over loopback). Ends with a line of JSON.
+// Time to the first token's logits of the same prompt: full recompute, cold, and known chunks in a
+// new order; and decode speed. Everything in one process, the cache server too (over loopback).
+// Ends with a line of JSON.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -143,9 +144,11 @@ void Main() {
     std::fflush(stdout);
   }
   std::printf(
-      "{\"bench\": \"blend\", \"device\": \"%s\", \"tokens\": %d, \"chunks\": %d, \"policy\": \"%s\", "
+      "{\"bench\": \"blend\", \"device\": \"%s\", \"tokens\": %d, \"chunks\": %d, \"policy\": "
+      "\"%s\", "
       "\"ratio\": %g, \"full_s\": %.4f, \"cold_s\": %.4f, \"reordered_s\": %.4f, "
-      "\"cold_over_reordered\": %.2f, \"full_over_reordered\": %.2f, \"prefill_tokens_per_s\": %.0f, "
+      "\"cold_over_reordered\": %.2f, \"full_over_reordered\": %.2f, \"prefill_tokens_per_s\": "
+      "%.0f, "
       "\"decode_tokens_per_s\": %.1f}\n",
       bench.ops().name().c_str(), static_cast<int>(tokens), chunks,
       absl::GetFlag(FLAGS_policy).c_str(), absl::GetFlag(FLAGS_ratio), Median(full), Median(cold),

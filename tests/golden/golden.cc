@@ -68,11 +68,10 @@ std::vector<GoldenPrompt> ReadGoldenBlend() {
     prompt.full_top = Pairs(from.at("full").at("top"));
     prompt.full_greedy = Numbers<uint32_t>(from.at("full").at("greedy"));
     for (const json::value& blend : from.at("blends").as_array()) {
-      prompt.blends.push_back({std::string(blend.at("policy").as_string()),
-                               blend.at("correction").as_bool(),
-                               blend.at("ratio").to_number<double>(),
-                               Numbers<int32_t>(blend.at("picked")), Pairs(blend.at("top")),
-                               Numbers<uint32_t>(blend.at("greedy"))});
+      prompt.blends.push_back(
+          {std::string(blend.at("policy").as_string()), blend.at("correction").as_bool(),
+           blend.at("ratio").to_number<double>(), Numbers<int32_t>(blend.at("picked")),
+           Pairs(blend.at("top")), Numbers<uint32_t>(blend.at("greedy"))});
     }
     all.push_back(std::move(prompt));
   }
@@ -84,7 +83,9 @@ std::vector<GoldenFamily> ReadGoldenFamilies() {
   const json::value file = Read("families.json");
   for (const json::value& from : file.as_array()) {
     GoldenFamily family{std::string(from.at("name").as_string()),
-                        json::serialize(from.at("config")), Numbers<uint32_t>(from.at("ids")), {}};
+                        json::serialize(from.at("config")),
+                        Numbers<uint32_t>(from.at("ids")),
+                        {}};
     for (const json::value& row : from.at("logits").as_array()) {
       family.logits.push_back(Numbers<float>(row));
     }

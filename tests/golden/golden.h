@@ -17,8 +17,8 @@ struct TopLogits {
 
 struct GoldenPrefill {
   std::vector<uint32_t> ids;
-  std::vector<TopLogits> rows;   // one per position
-  std::vector<float> log_sum;    // logarithm of the sum of e^logit over the vocabulary
+  std::vector<TopLogits> rows;  // one per position
+  std::vector<float> log_sum;   // logarithm of the sum of e^logit over the vocabulary
 };
 
 struct GoldenBlend {
@@ -49,8 +49,8 @@ std::vector<GoldenPrefill> ReadGoldenPrefill();
 std::vector<GoldenPrompt> ReadGoldenBlend();
 std::vector<GoldenFamily> ReadGoldenFamilies();
 
-// Folder of a model by name, of those in $TESSERA_MODELS (joined by colons); empty when it is not there: skip the test with
-// a message.
+// Folder of a model by name, of those in $TESSERA_MODELS (joined by colons); empty when it is not
+// there: skip the test with a message.
 std::string ModelFolder(const std::string& name);
 
 }  // namespace tessera

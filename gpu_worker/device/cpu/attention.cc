@@ -106,8 +106,7 @@ void AttendTile(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv
     Scores(queries.data(), rows, kv, tile.head, first, n, scores.data());
     for (int64_t r = 0; r < rows; ++r) {
       float* row = scores.data() + r * n;
-      const int64_t seen =
-          std::clamp<int64_t>(positions[tile.first + r / group] + 1 - first, 0, n);
+      const int64_t seen = std::clamp<int64_t>(positions[tile.first + r / group] + 1 - first, 0, n);
       std::fill(row + seen, row + n, 0.0f);
       if (seen == 0) continue;
       const float top = std::max(most[r], MaxOf(row, seen));
@@ -165,9 +164,8 @@ void AttendOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positio
   const int64_t group = GroupOf(q, positions, kv, out);
   if (q.rows == 0) return;
   const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kQueryTile);
-  parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    AttendTile(q, positions, kv, group, tiles[i], out);
-  });
+  parallel.For(static_cast<int64_t>(tiles.size()),
+               [&](int64_t i) { AttendTile(q, positions, kv, group, tiles[i], out); });
 }
 
 void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positions,
@@ -178,7 +176,8 @@ void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> p
   const int64_t slots = static_cast<int64_t>(scores.size());
   CHECK_GT(slots, positions.back());
   const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kScoredTile);
-  // One row of sums a tile, added up in tile order afterwards: the same bits with any number of threads.
+  // One row of sums a tile, added up in tile order afterwards: the same bits with any number of
+  // threads.
   std::vector<float> attention(tiles.size() * slots, 0.0f);
   parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
     AttendScoredTile(q, positions, kv, group, tiles[i], out, attention.data() + i * slots);

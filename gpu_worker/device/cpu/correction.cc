@@ -53,8 +53,8 @@ std::vector<float> Deviations(const CorrectionTask& task, Cached& cached, Matrix
   return deviation;
 }
 
-// Turns cached values into features in place: K and V over their mean norms, minus the picked rows' mean.
-// Returns s, the mean square of the picked rows' features.
+// Turns cached values into features in place: K and V over their mean norms, minus the picked rows'
+// mean. Returns s, the mean square of the picked rows' features.
 float MakeFeatures(absl::Span<const int32_t> picked, Cached& cached) {
   const int64_t width = cached.width;
   double norm_k = 0, norm_v = 0;
@@ -105,7 +105,8 @@ std::vector<float> Kernel(absl::Span<const int32_t> picked, Cached& features, fl
   return kernel;
 }
 
-// Replaces right [n][width] by matrix^-1 right; matrix [n][n] symmetric positive definite, destroyed.
+// Replaces right [n][width] by matrix^-1 right; matrix [n][n] symmetric positive definite,
+// destroyed.
 void SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
                      std::vector<float>& right) {
   auto at = [&](int64_t i, int64_t j) -> float& { return matrix[i * n + j]; };
@@ -136,8 +137,8 @@ void SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
   }
 }
 
-// Adds change[rows][2 * width] to the chunk's rows in KV memory. K there is rotated; rotation is linear, so
-// the change of the raw K is rotated and added.
+// Adds change[rows][2 * width] to the chunk's rows in KV memory. K there is rotated; rotation is
+// linear, so the change of the raw K is rotated and added.
 void AddToKv(const CorrectionTask& task, int64_t rows, int64_t width, std::vector<float>& change,
              const RopeTable& rope, const LayerKv& kv) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -181,9 +182,8 @@ void CorrectChunk(const CorrectionTask& task, Matrix fresh_k, Matrix fresh_v,
 void CorrectOnCpu(Parallel& parallel, absl::Span<const CorrectionTask> tasks, Matrix fresh_k,
                   Matrix fresh_v, const CorrectionConstants& constants, const RopeTable& rope,
                   const LayerKv& kv) {
-  parallel.For(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-    CorrectChunk(tasks[i], fresh_k, fresh_v, constants, rope, kv);
-  });
+  parallel.For(static_cast<int64_t>(tasks.size()),
+               [&](int64_t i) { CorrectChunk(tasks[i], fresh_k, fresh_v, constants, rope, kv); });
 }
 
 }  // namespace tessera

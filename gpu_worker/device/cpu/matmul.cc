@@ -15,7 +15,8 @@
 namespace tessera {
 namespace {
 
-// Up to this many rows a product is bound by reading the weights, and each weight row is read once for all.
+// Up to this many rows a product is bound by reading the weights, and each weight row is read once
+// for all.
 constexpr int64_t kFewRows = 4;
 // Rows of a weight in a panel: 64 x 576 widened numbers stay in a second-level cache.
 constexpr int64_t kPanelRows = 64;
@@ -86,21 +87,37 @@ class MatMul::Bf16Products {
  public:
   Bf16Products() : engine_(dnnl::engine::kind::cpu, 0) {}
 
-  // c [m][n] (row stride ldc) (+)= a [m][k] b^T, b [n][k], on the calling thread.
-  void Run(int64_t m, int64_t n, int64_t k, const Bf16* a, const Bf16* b, bool accumulate, float* c,
+  // Whether this oneDNN makes such products here, and right: small ones with a known sum are tried.
+  bool Work() {
+    constexpr int64_t kM = 7, kN = 40, kK = 64;
+    const std::vector<Bf16> a(kM * kK, ToBf16(0.5f)), b(kN * kK, ToBf16(-2.0f));
+    std::vector<float> c(kM * kN, 1.0f);
+    if (!Run(kM, kN, kK, a.data(), b.data(), /*accumulate=*/true, c.data(), kN)) return false;
+    if (!Run(kM, kN, kK, a.data(), b.data(), /*accumulate=*/true, c.data(), kN)) return false;
+    return std::all_of(c.begin(), c.end(), [](float x) { return x == 1.0f - 2 * kK; });
+  }
+
+  // c [m][n] (row stride ldc) (+)= a [m][k] b^T, b [n][k], on the calling thread. False, with c as
+  // it was: oneDNN has no such product for this shape.
+  bool Run(int64_t m, int64_t n, int64_t k, const Bf16* a, const Bf16* b, bool accumulate, float* c,
            int64_t ldc) {
     using Type = dnnl::memory::data_type;
     const dnnl::memory::desc a_desc({m, k}, Type::bf16, dnnl::memory::dims{k, 1});
     const dnnl::memory::desc b_desc({k, n}, Type::bf16, dnnl::memory::dims{1, k});
     const dnnl::memory::desc c_desc({m, n}, Type::f32, dnnl::memory::dims{ldc, 1});
-    dnnl::matmul product = Primitive({m, n, k, ldc, accumulate}, a_desc, b_desc, c_desc);
+    dnnl::matmul product;
+    try {  // oneDNN's C++ face reports what it cannot do by an exception
+      product = Primitive({m, n, k, ldc, accumulate}, a_desc, b_desc, c_desc);
+    } catch (const dnnl::error&) {
+      return false;
+    }
     dnnl::stream stream(engine_);
-    product.execute(
-        stream,
-        {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine_, const_cast<Bf16*>(a))},
-         {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine_, const_cast<Bf16*>(b))},
-         {DNNL_ARG_DST, dnnl::memory(c_desc, engine_, c)}});
+    product.execute(stream,
+                    {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine_, const_cast<Bf16*>(a))},
+                     {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine_, const_cast<Bf16*>(b))},
+                     {DNNL_ARG_DST, dnnl::memory(c_desc, engine_, c)}});
     stream.wait();
+    return true;
   }
 
  private:
@@ -141,7 +158,12 @@ class MatMul::Bf16Products {
 MatMul::MatMul(Parallel* parallel) : parallel_(parallel) {
   CHECK(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
       << "this processor has no AVX2: the CPU worker needs it";
-  if (ProcessorHasBf16()) bf16_ = std::make_unique<Bf16Products>();
+  if (!ProcessorHasBf16()) return;
+  bf16_ = std::make_unique<Bf16Products>();
+  if (!bf16_->Work()) {
+    LOG(WARNING) << "event=bf16_unusable products=f32";
+    bf16_.reset();
+  }
 }
 
 MatMul::~MatMul() = default;
@@ -185,34 +207,41 @@ void MatMul::RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out) 
 }
 
 void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
-  const float beta = accumulate ? 1.0f : 0.0f;
-  if (w.dtype == DType::kBf16 && bf16_ != nullptr) {
-    std::vector<Bf16> narrow(x.rows * x.cols);
-    parallel_->ForRanges(static_cast<int64_t>(narrow.size()), 1 << 16,
-                         [&](int64_t first, int64_t last) {
-                           for (int64_t i = first; i < last; ++i) narrow[i] = ToBf16(x.data[i]);
-                         });
-    parallel_->ForRanges(w.rows, kBf16PanelRows, [&](int64_t first, int64_t last) {
-      bf16_->Run(x.rows, last - first, x.cols, narrow.data(),
-                 static_cast<const Bf16*>(w.data) + first * w.cols, accumulate, out.data + first,
-                 out.cols);
+  if (w.dtype == DType::kF32 || bf16_ == nullptr) {
+    parallel_->ForRanges(w.rows, kPanelRows, [&](int64_t first, int64_t last) {
+      RunWidePanel(x, w, first, last, accumulate, out);
     });
     return;
   }
-  parallel_->ForRanges(w.rows, kPanelRows, [&](int64_t first, int64_t last) {
-    const float* panel = nullptr;
-    thread_local std::vector<float> wide;
-    if (w.dtype == DType::kBf16) {
-      wide.resize((last - first) * w.cols);
-      Widen(static_cast<const Bf16*>(w.data) + first * w.cols, (last - first) * w.cols,
-            wide.data());
-      panel = wide.data();
-    } else {
-      panel = static_cast<const float*>(w.data) + first * w.cols;
+  std::vector<Bf16> narrow(x.rows * x.cols);
+  parallel_->ForRanges(static_cast<int64_t>(narrow.size()), 1 << 16,
+                       [&](int64_t first, int64_t last) {
+                         for (int64_t i = first; i < last; ++i) narrow[i] = ToBf16(x.data[i]);
+                       });
+  parallel_->ForRanges(w.rows, kBf16PanelRows, [&](int64_t first, int64_t last) {
+    const Bf16* panel = static_cast<const Bf16*>(w.data) + first * w.cols;
+    if (bf16_->Run(x.rows, last - first, x.cols, narrow.data(), panel, accumulate, out.data + first,
+                   out.cols)) {
+      return;
     }
-    ProductTransposed(x.rows, last - first, x.cols, 1.0f, x.data, x.cols, panel, w.cols, beta,
-                      out.data + first, out.cols);
+    RunWidePanel(x, w, first, last, accumulate, out);
   });
+}
+
+// Rows first .. last of w in f32.
+void MatMul::RunWidePanel(Matrix x, const Weight& w, int64_t first, int64_t last, bool accumulate,
+                          Matrix out) {
+  const float* panel = nullptr;
+  thread_local std::vector<float> wide;
+  if (w.dtype == DType::kF32) {
+    panel = static_cast<const float*>(w.data) + first * w.cols;
+  } else {
+    wide.resize((last - first) * w.cols);
+    Widen(static_cast<const Bf16*>(w.data) + first * w.cols, (last - first) * w.cols, wide.data());
+    panel = wide.data();
+  }
+  ProductTransposed(x.rows, last - first, x.cols, 1.0f, x.data, x.cols, panel, w.cols,
+                    accumulate ? 1.0f : 0.0f, out.data + first, out.cols);
 }
 
 }  // namespace tessera

@@ -10,8 +10,9 @@
 
 namespace tessera {
 
-// One caller at a time. Weights stay as they are mapped: they are cut into panels of rows, one task each,
-// and a panel is widened to f32 just before its product where the processor has no bf16 arithmetic.
+// One caller at a time. Weights stay as they are mapped: they are cut into panels of rows, one task
+// each, and a panel is widened to f32 just before its product where the processor has no bf16
+// arithmetic.
 class MatMul {
  public:
   explicit MatMul(Parallel* parallel);
@@ -28,6 +29,8 @@ class MatMul {
 
   void RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out);
   void RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out);
+  static void RunWidePanel(Matrix x, const Weight& w, int64_t first, int64_t last, bool accumulate,
+                           Matrix out);
 
   Parallel* const parallel_;
   std::unique_ptr<Bf16Products> bf16_;  // null without bf16 arithmetic

@@ -1,5 +1,6 @@
-// The CPU's operations: plain loops, spread over the cores. They are the specification of every other
-// device's; products are in matmul.cc, attention in attention.cc, the correction in correction.cc.
+// The CPU's operations: plain loops, spread over the cores. They are the specification of every
+// other device's; products are in matmul.cc, attention in attention.cc, the correction in
+// correction.cc.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -61,9 +61,8 @@ void Parallel::Work() {
     int64_t count;
     {
       absl::MutexLock lock(&mutex_);
-      auto ready = [this, seen]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return stop_ || round_ != seen;
-      };
+      auto ready = [this, seen]()
+                       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_ || round_ != seen; };
       mutex_.Await(absl::Condition(&ready));
       if (stop_) return;
       seen = round_;

@@ -13,8 +13,8 @@
 
 namespace tessera {
 
-// One caller at a time. Tasks are claimed one by one, so which thread runs a task is chance; a task must
-// therefore write only what is its own.
+// One caller at a time. Tasks are claimed one by one, so which thread runs a task is chance; a task
+// must therefore write only what is its own.
 class Parallel {
  public:
   // threads: in all, with the caller; 0: one per core.

@@ -7,12 +7,13 @@
 
 namespace tessera {
 
-// e^x within 2 ulp for x <= 88 or so (Cephes' expf: range reduction by ln 2 in two parts, a polynomial of
-// degree 5); 0 below -87.
+// e^x within 2 ulp for x <= 88 or so (Cephes' expf: range reduction by ln 2 in two parts, a
+// polynomial of degree 5); 0 below -87.
 inline float FastExp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
   const float scaled = clamped * 1.44269504088896341f;
-  const float whole = static_cast<float>(static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f)));
+  const float whole =
+      static_cast<float>(static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f)));
   const float r = (clamped - whole * 0.693359375f) - whole * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;

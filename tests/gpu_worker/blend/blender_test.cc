@@ -14,9 +14,8 @@
 namespace tessera {
 namespace {
 
-constexpr const char* kPolicies[] = {"query_v", "query",   "hkvd_v", "hkvd_k",
-                                     "first_k", "none",    "full",   "random",
-                                     "query_v+first"};
+constexpr const char* kPolicies[] = {"query_v", "query", "hkvd_v", "hkvd_k",       "first_k",
+                                     "none",    "full",  "random", "query_v+first"};
 
 int64_t CachedTokens(const Prefilled& done) {
   int64_t tokens = 0;
@@ -34,11 +33,13 @@ TEST_F(TinyBlendTest, RatioOneIsAFullPrefill) {
       request.correction = correction;
       const Prefilled done = worker_->Run(request);
       EXPECT_EQ(done.picked.size(), a_.size() + b_.size());
-      EXPECT_LT(KlOfLogits(full.logits, done.logits), 1e-3) << policy;  // the lead is rounded to bf16
+      EXPECT_LT(KlOfLogits(full.logits, done.logits), 1e-3)
+          << policy;  // the lead is rounded to bf16
     }
   }
-  EXPECT_GT(KlOfLogits(full.logits, worker_->Run(TinyRequest({lead_, a_, b_, suffix_}, "none")).logits),
-            1e-3);
+  EXPECT_GT(
+      KlOfLogits(full.logits, worker_->Run(TinyRequest({lead_, a_, b_, suffix_}, "none")).logits),
+      1e-3);
 }
 
 TEST_F(TinyBlendTest, LeadAndSuffixAloneAreExact) {
@@ -59,7 +60,8 @@ TEST_F(TinyBlendTest, BehindTheLeadAsSinkTheFirstChunkIsExact) {
   TinyWorker worker(client_.get(), config);
   BlendRequest exact = TinyRequest({lead_, a_, suffix_});
   exact.exact = true;
-  const Prefilled full = worker.Run(exact), done = worker.Run(TinyRequest({lead_, a_, suffix_}, "none"));
+  const Prefilled full = worker.Run(exact),
+                  done = worker.Run(TinyRequest({lead_, a_, suffix_}, "none"));
   EXPECT_LT(KlOfLogits(full.logits, done.logits), 2e-3);
 }
 
@@ -115,15 +117,16 @@ TEST_F(TinyBlendTest, RecomputedAndCorrectedRowsNeverReachTheCache) {
     request.correction = true;
     worker_->Run(request);
     worker_->Run(TinyRequest({lead_, b_, c_, a_, suffix_}, policy, 0.9));
-    const Prefilled again = worker_->Run(TinyRequest({lead_, TinyTokens(40, 18), c_, suffix_}, policy));
+    const Prefilled again =
+        worker_->Run(TinyRequest({lead_, TinyTokens(40, 18), c_, suffix_}, policy));
     EXPECT_FALSE(again.picked.empty() && std::string(policy) != "none");
   }
   // Whatever was stored is what a prefill of the segment alone gives, byte by byte.
   ChunkPrefill prefill(worker_->decoder.get());
   for (const std::vector<uint32_t>* tokens : {&a_, &b_, &c_}) {
     const std::vector<uint32_t> sink = {1};
-    RawChunk alone(worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16), stored = RawChunk(
-        worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16);
+    RawChunk alone(worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16),
+        stored = RawChunk(worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16);
     ASSERT_TRUE(prefill.Run(sink, *tokens, 0, worker_->never, alone).ok());
     const ChunkKey key = MakeChunkKey(worker_->fingerprint, "", sink, *tokens);
     std::vector<FetchTarget> targets;
@@ -135,7 +138,8 @@ TEST_F(TinyBlendTest, RecomputedAndCorrectedRowsNeverReachTheCache) {
     stream->WaitForHeader();
     for (int64_t p = 0; p < stored.pieces(); ++p) {
       for (uint32_t l = 0; l < 3; ++l) ASSERT_TRUE(stream->WaitForSlice(p, l));
-      EXPECT_EQ(std::memcmp(alone.PieceMemory(p), stored.PieceMemory(p), alone.SliceBytes(p) * 3), 0);
+      EXPECT_EQ(std::memcmp(alone.PieceMemory(p), stored.PieceMemory(p), alone.SliceBytes(p) * 3),
+                0);
     }
   }
 }
@@ -177,7 +181,8 @@ TEST_F(TinyBlendTest, AChunkWithoutItsLastPieceIsCompletedToTheSameResult) {
 class BreakingClient final : public CacheClient {
  public:
   BreakingClient(CacheClient* real, uint32_t layer) : real_(*real), layer_(layer) {}
-  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets, absl::Duration timeout) override {
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     absl::Duration timeout) override {
     return std::make_unique<Stream>(real_.Fetch(std::move(targets), timeout), layer_);
   }
   size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
@@ -188,7 +193,8 @@ class BreakingClient final : public CacheClient {
  private:
   class Stream final : public FetchStream {
    public:
-    Stream(std::unique_ptr<FetchStream> real, uint32_t layer) : real_(std::move(real)), layer_(layer) {}
+    Stream(std::unique_ptr<FetchStream> real, uint32_t layer)
+        : real_(std::move(real)), layer_(layer) {}
     std::vector<std::string> WaitForHeader() override { return real_->WaitForHeader(); }
     bool WaitForSlice(size_t target, uint32_t layer) override {
       return (layer < layer_ || target % 3 != 2) && real_->WaitForSlice(target, layer);
@@ -224,7 +230,8 @@ TEST_F(TinyBlendTest, AStreamThatBreaksIsRecomputedToTheSameResult) {
 TEST_F(TinyBlendTest, CancelledRequestsStop) {
   const std::atomic<bool> cancelled = true;
   for (const char* policy : kPolicies) {
-    const auto done = worker_->blender->Prefill(TinyRequest({lead_, a_, suffix_}, policy), cancelled);
+    const auto done =
+        worker_->blender->Prefill(TinyRequest({lead_, a_, suffix_}, policy), cancelled);
     EXPECT_EQ(done.status().code(), absl::StatusCode::kCancelled) << policy;
   }
   EXPECT_EQ(entries(), 0u);

@@ -14,7 +14,8 @@ class ChunkPrefillTest : public ::testing::Test {
  protected:
   RawChunk Prefill(const std::vector<uint32_t>& sink, const std::vector<uint32_t>& tokens,
                    int64_t tokens_per_piece) {
-    RawChunk chunk(worker_.decoder->config(), static_cast<int64_t>(tokens.size()), tokens_per_piece);
+    RawChunk chunk(worker_.decoder->config(), static_cast<int64_t>(tokens.size()),
+                   tokens_per_piece);
     EXPECT_TRUE(prefill_.Run(sink, tokens, 0, worker_.never, chunk).ok());
     return chunk;
   }

@@ -1,4 +1,7 @@
-// Blends of the default model against an independent PyTorch statement of them: tests/golden/make_golden.py.
+// Blends of the default model against an independent PyTorch statement of them:
+// tests/golden/make_golden.py.
+#include "tests/golden/golden.h"
+
 #include <algorithm>
 #include <cmath>
 #include <iostream>
@@ -11,7 +14,6 @@
 #include "gpu_worker/model/decoder.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/server_fixture.h"
-#include "tests/golden/golden.h"
 
 namespace tessera {
 namespace {
@@ -25,8 +27,10 @@ SinkKind SinkOf(const std::string& name) {
 double Share(const std::vector<int32_t>& golden, const std::vector<int32_t>& got) {
   if (golden.empty()) return got.empty() ? 1 : 0;
   std::vector<int32_t> both;
-  std::set_intersection(golden.begin(), golden.end(), got.begin(), got.end(), std::back_inserter(both));
-  return static_cast<double>(both.size()) / static_cast<double>(std::max(golden.size(), got.size()));
+  std::set_intersection(golden.begin(), golden.end(), got.begin(), got.end(),
+                        std::back_inserter(both));
+  return static_cast<double>(both.size()) /
+         static_cast<double>(std::max(golden.size(), got.size()));
 }
 
 // Largest difference over the golden row's likeliest tokens.
@@ -87,7 +91,8 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
     config.sink = SinkOf(prompts[i].sink);
     Blender blender(decoder_.get(), client_.get(), ChunkKey(), config);
     for (const GoldenBlend& golden : prompts[i].blends) {
-      SCOPED_TRACE("prompt " + std::to_string(i) + " " + golden.policy + (golden.correction ? "+c" : ""));
+      SCOPED_TRACE("prompt " + std::to_string(i) + " " + golden.policy +
+                   (golden.correction ? "+c" : ""));
       BlendRequest request;
       request.segments = prompts[i].segments;
       request.policy = *SelectionPolicy::Parse(golden.policy);

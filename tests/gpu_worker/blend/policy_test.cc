@@ -38,7 +38,8 @@ TEST(PolicyTest, BudgetIsTheCeilingOfTheRatio) {
 TEST(PolicyTest, ScoredPoliciesTakeTheBestCandidates) {
   for (const char* name : {"query_v", "query", "hkvd_v", "hkvd_k"}) {
     EXPECT_EQ(Select(name, 0.15), (std::vector<int32_t>{6, 13, 20})) << name;
-    EXPECT_EQ(Select(name, 0.16), (std::vector<int32_t>{5, 6, 13, 20})) << name;  // ties: earlier row
+    EXPECT_EQ(Select(name, 0.16), (std::vector<int32_t>{5, 6, 13, 20}))
+        << name;  // ties: earlier row
     EXPECT_EQ(Select(name, 0), std::vector<int32_t>()) << name;
     EXPECT_EQ(Select(name, 1), TwentyCandidates().candidates) << name;
   }

@@ -59,7 +59,8 @@ double DotOf(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 // What is added to every row's (K before RoPE, V), [rows][2 * width].
-Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked, const Rows& deviation) {
+Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked,
+              const Rows& deviation) {
   const double norm_k = MeanNorm(k), norm_v = MeanNorm(v);
   Rows f(k.size());
   for (size_t r = 0; r < k.size(); ++r) {
@@ -80,7 +81,8 @@ Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked, 
   };
   Rows among(picked.size(), std::vector<double>(picked.size()));
   for (size_t i = 0; i < picked.size(); ++i) {
-    for (size_t j = 0; j < picked.size(); ++j) among[i][j] = kernel(picked[i], picked[j]) + (i == j ? 2 : 0);
+    for (size_t j = 0; j < picked.size(); ++j)
+      among[i][j] = kernel(picked[i], picked[j]) + (i == j ? 2 : 0);
   }
   const Rows weights = Solve(among, deviation);
   Rows change(k.size(), std::vector<double>(2 * kWidth, 0.0));
@@ -114,7 +116,8 @@ class CorrectionTest : public ::testing::Test {
     const auto n = static_cast<int64_t>(k.size()), cut = std::min<int64_t>(n, 9);
     const std::vector<Bf16> k0 = Narrow(k, 0, cut), v0 = Narrow(v, 0, cut), k1 = Narrow(k, cut, n),
                             v1 = Narrow(v, cut, n);
-    CorrectionTask task{{{k0.data(), v0.data(), cut}, {k1.data(), v1.data(), n - cut}}, kStart, picked, {}};
+    CorrectionTask task{
+        {{k0.data(), v0.data(), cut}, {k1.data(), v1.data(), n - cut}}, kStart, picked, {}};
     for (size_t i = 0; i < picked.size(); ++i) task.fresh_rows.push_back(static_cast<int32_t>(i));
     const int64_t capacity = n + kStart + 2;
     std::vector<float> memory_k(capacity * kWidth, 0.0f), memory_v(capacity * kWidth, 0.0f);
@@ -157,9 +160,11 @@ TEST_F(CorrectionTest, CarriesTheDeviationByKernelRidgeRegression) {
     for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_k[i][j] - k[picked[i]][j]);
     for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_v[i][j] - v[picked[i]][j]);
   }
-  const Rows expected = Expected(k, v, picked, deviation), got = Run(k, v, picked, fresh_k, fresh_v);
+  const Rows expected = Expected(k, v, picked, deviation),
+             got = Run(k, v, picked, fresh_k, fresh_v);
   for (size_t r = 0; r < got.size(); ++r) {
-    for (size_t j = 0; j < got[r].size(); ++j) ASSERT_NEAR(got[r][j], expected[r][j], 1e-4) << r << " " << j;
+    for (size_t j = 0; j < got[r].size(); ++j)
+      ASSERT_NEAR(got[r][j], expected[r][j], 1e-4) << r << " " << j;
   }
 }
 
@@ -172,7 +177,8 @@ TEST_F(CorrectionTest, LeavesAChunkWithFewPickedRows) {
 
 TEST_F(CorrectionTest, AChunkOfZerosStaysFinite) {
   const Rows zero(12, std::vector<double>(kWidth, 0.0));
-  for (const auto& row : Run(zero, zero, {0, 3, 4, 7}, Random(4, kWidth, 3), Random(4, kWidth, 4))) {
+  for (const auto& row :
+       Run(zero, zero, {0, 3, 4, 7}, Random(4, kWidth, 3), Random(4, kWidth, 4))) {
     for (double x : row) ASSERT_TRUE(std::isfinite(x));
   }
 }

@@ -15,7 +15,8 @@ namespace {
 
 class Numbers {
  public:
-  Numbers(int64_t rows, int64_t cols, uint32_t seed) : values_(rows * cols), rows_(rows), cols_(cols) {
+  Numbers(int64_t rows, int64_t cols, uint32_t seed)
+      : values_(rows * cols), rows_(rows), cols_(cols) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (float& x : values_) x = normal(random);
@@ -58,7 +59,8 @@ struct KvNumbers {
 };
 
 // Probabilities of one query head at one position.
-std::vector<double> Probabilities(const float* q, int64_t position, const LayerKv& kv, int64_t head) {
+std::vector<double> Probabilities(const float* q, int64_t position, const LayerKv& kv,
+                                  int64_t head) {
   std::vector<double> p(position + 1);
   for (int64_t s = 0; s <= position; ++s) {
     double dot = 0;
@@ -103,8 +105,8 @@ TEST_P(AttentionTest, SeesExactlyTheKeysUpToItsOwnPosition) {
   std::vector<double> attention(s.keys, 0.0);
   for (int64_t r = 0; r < s.rows; ++r) {
     for (int64_t h = 0; h < s.kv_heads * s.group; ++h) {
-      const std::vector<double> p = Probabilities(q.view().Row(r) + h * s.head_dim, positions[r],
-                                                  kv.layer, h / s.group);
+      const std::vector<double> p =
+          Probabilities(q.view().Row(r) + h * s.head_dim, positions[r], kv.layer, h / s.group);
       for (size_t k = 0; k < p.size(); ++k) attention[k] += p[k] / (s.rows * s.kv_heads * s.group);
       for (int64_t i = 0; i < s.head_dim; ++i) {
         double expected = 0;
@@ -183,7 +185,8 @@ TEST(OpsTest, ProductsHaveTheSameBitsWithAnyNumberOfThreads) {
 TEST(OpsTest, RmsNormAndSwiGlu) {
   const std::unique_ptr<Ops> ops = MakeCpuOps(2);
   Numbers x(17, 96, 1), gain(1, 32, 2), out(17, 96, 3), up(17, 96, 4);
-  ops->RmsNorm(x.view(), gain.values(), 1e-5f, out.view());  // three runs of 32 in a row, as QK norm has
+  ops->RmsNorm(x.view(), gain.values(), 1e-5f,
+               out.view());  // three runs of 32 in a row, as QK norm has
   for (int64_t r = 0; r < 17; ++r) {
     for (int64_t c = 0; c < 96; ++c) {
       double square = 0;
@@ -240,7 +243,8 @@ TEST(OpsTest, DeviationIsTheSquaredDistance) {
   ops->Deviation(fresh.view(), cached.data(), absl::MakeSpan(deviation));
   for (int64_t r = 0; r < 3; ++r) {
     double sum = 0;
-    for (int64_t i = 0; i < 20; ++i) sum += std::pow(fresh.at(r, i) - ToFloat(cached[r * 20 + i]), 2);
+    for (int64_t i = 0; i < 20; ++i)
+      sum += std::pow(fresh.at(r, i) - ToFloat(cached[r * 20 + i]), 2);
     EXPECT_NEAR(deviation[r], sum, 1e-4);
   }
 }

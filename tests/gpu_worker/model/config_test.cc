@@ -32,9 +32,9 @@ TEST(ConfigTest, ReadsBothWaysOfNamingRope) {
   ASSERT_TRUE(old.ok()) << old.status();
   EXPECT_EQ(old->rope.kind, "linear");
   EXPECT_EQ(old->rope.theta, 5e5);
-  const auto young = ParseModelConfig(With(
-      "\"rope_theta\": 10000.0",
-      R"("rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5})"));
+  const auto young = ParseModelConfig(
+      With("\"rope_theta\": 10000.0",
+           R"("rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5})"));
   ASSERT_TRUE(young.ok()) << young.status();
   EXPECT_EQ(young->rope.ToString(), old->rope.ToString());
 }

@@ -1,4 +1,5 @@
-// Every family and RoPE kind against transformers, on small made-up models: tests/golden/make_families.py.
+// Every family and RoPE kind against transformers, on small made-up models:
+// tests/golden/make_families.py.
 #include <atomic>
 #include <cmath>
 #include <memory>
@@ -37,7 +38,8 @@ TEST(FamiliesTest, LogitsEqualTransformers) {
     const Activations logits = (*decoder)->Logits(h->Slice(n - rows, rows));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < logits->cols; ++i) {
-        ASSERT_NEAR(logits->Row(r)[i], golden.logits[r][i], tolerance) << "row " << r << " id " << i;
+        ASSERT_NEAR(logits->Row(r)[i], golden.logits[r][i], tolerance)
+            << "row " << r << " id " << i;
       }
     }
     // Prefill and a decode step for the last token give the same.

@@ -32,12 +32,15 @@ TEST(WeightsTest, NamesWhatIsMissingMisshapenOrUnknown) {
   auto with = [](const char* from, const char* to) {
     return absl::StrReplaceAll(TinyLlamaConfig(), {{from, to}});
   };
-  const absl::Status missing = LoadStatus(folder, with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"));
+  const absl::Status missing =
+      LoadStatus(folder, with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"));
   EXPECT_EQ(missing.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(absl::StrContains(missing.message(), "model.layers.3.")) << missing;
-  const absl::Status shape = LoadStatus(folder, with("\"intermediate_size\": 128", "\"intermediate_size\": 96"));
+  const absl::Status shape =
+      LoadStatus(folder, with("\"intermediate_size\": 128", "\"intermediate_size\": 96"));
   EXPECT_TRUE(absl::StrContains(shape.message(), "gate_proj")) << shape;
-  const absl::Status unknown = LoadStatus(folder, with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"));
+  const absl::Status unknown =
+      LoadStatus(folder, with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"));
   EXPECT_EQ(unknown.code(), absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(absl::StrContains(unknown.message(), "model.layers.2.")) << unknown;
 }
@@ -51,7 +54,8 @@ TEST(SafeTensorsTest, RefusesBrokenFiles) {
         R"({"a":{"dtype":"BF16","shape":[-2],"data_offsets":[0,4]}})",
         R"({"a":{"dtype":"BF16","shape":[4611686018427387904,4],"data_offsets":[0,8]}})"}) {
     WriteFile(path, header, "12345678");
-    EXPECT_EQ(SafeTensors::Open(folder).status().code(), absl::StatusCode::kInvalidArgument) << header;
+    EXPECT_EQ(SafeTensors::Open(folder).status().code(), absl::StatusCode::kInvalidArgument)
+        << header;
   }
   WriteFile(path, R"({"a":{"dtype":"F16","shape":[4],"data_offsets":[0,8]}})", "12345678");
   EXPECT_EQ(SafeTensors::Open(folder).status().code(), absl::StatusCode::kUnimplemented);

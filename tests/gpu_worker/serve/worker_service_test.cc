@@ -37,14 +37,14 @@ class WorkerServiceTest : public TinyBlendTest {
 
   void StartWorker(size_t queue) {
     writer_ = std::make_unique<ChunkWriter>(client_.get(), worker_->config.tokens_per_piece, 16);
-    engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(), writer_.get(), queue);
-    auto server = StartWorkerServer("127.0.0.1:0", {"tiny", "fingerprint", true}, worker_->decoder.get(),
-                                    &worker_->config, engine_.get());
+    engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
+                                       writer_.get(), queue);
+    auto server = StartWorkerServer("127.0.0.1:0", {"tiny", "fingerprint", true},
+                                    worker_->decoder.get(), &worker_->config, engine_.get());
     ASSERT_TRUE(server.ok()) << server.status();
     worker_server_ = std::move(*server);
-    stub_ = worker::v1::Worker::NewStub(
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", worker_server_->port()),
-                            grpc::InsecureChannelCredentials()));
+    stub_ = worker::v1::Worker::NewStub(grpc::CreateChannel(
+        absl::StrCat("127.0.0.1:", worker_server_->port()), grpc::InsecureChannelCredentials()));
   }
 
   void TearDown() override {
@@ -53,7 +53,8 @@ class WorkerServiceTest : public TinyBlendTest {
     writer_.reset();
   }
 
-  GenerateRequest Request(const std::vector<std::vector<uint32_t>>& segments, uint32_t max_tokens = 5) {
+  GenerateRequest Request(const std::vector<std::vector<uint32_t>>& segments,
+                          uint32_t max_tokens = 5) {
     GenerateRequest request;
     for (const auto& ids : segments) {
       request.add_segments()->mutable_token_ids()->Assign(ids.begin(), ids.end());
@@ -107,7 +108,8 @@ TEST_F(WorkerServiceTest, GeneratesAndAccountsForEveryToken) {
   ASSERT_TRUE(cold.status.ok()) << cold.status.error_message();
   EXPECT_EQ(cold.ids.size(), 5u);
   EXPECT_EQ(cold.finished.reason(), worker::v1::Finished::LENGTH);
-  EXPECT_EQ(cold.started.usage().computed_tokens(), lead_.size() + a_.size() + b_.size() + suffix_.size());
+  EXPECT_EQ(cold.started.usage().computed_tokens(),
+            lead_.size() + a_.size() + b_.size() + suffix_.size());
   WaitForStores();
   const Answer warm = Generate(Request({lead_, a_, b_, suffix_}));
   EXPECT_EQ(warm.ids, cold.ids);
@@ -148,7 +150,8 @@ TEST_F(WorkerServiceTest, RefusesBadRequestsByField) {
   auto expect = [&](const GenerateRequest& request, const std::string& word) {
     const Answer answer = Generate(request);
     EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << word;
-    EXPECT_TRUE(absl::StrContains(answer.status.error_message(), word)) << answer.status.error_message();
+    EXPECT_TRUE(absl::StrContains(answer.status.error_message(), word))
+        << answer.status.error_message();
   };
   expect(Request({}), "empty");
   expect(Request({lead_, {}, suffix_}), "segments[1]");
@@ -224,8 +227,9 @@ TEST_F(WorkerServiceTest, AFullQueueIsRefused) {
 }
 
 TEST_F(WorkerServiceTest, ATakenAddressIsAClearError) {
-  auto second = StartWorkerServer(absl::StrCat("127.0.0.1:", worker_server_->port()), {"tiny", "", true},
-                                  worker_->decoder.get(), &worker_->config, engine_.get());
+  auto second =
+      StartWorkerServer(absl::StrCat("127.0.0.1:", worker_server_->port()), {"tiny", "", true},
+                        worker_->decoder.get(), &worker_->config, engine_.get());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
 
