@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything, runs every test, and closes with 'N passed, N failed'.
 #   tests/run.sh
-# A Python test is an executable tests/**/*_test.py; it finds the model folders in TESSERA_MODELS (joined by
+# A Python test is a file tests/**/*_test.py; it finds the model folders in TESSERA_MODELS (joined by
 # colons) and ends with 77, after a line 'SKIP: reason', when it cannot run here.
 set -euo pipefail
 
@@ -91,7 +91,7 @@ run_python_tests() {
   python=$(deploy/venv.sh test_venv tests/requirements.txt) || { count failed "venv of the tests" 0; return; }
   while IFS= read -r file; do
     run_python_test "$python" "$file"
-  done < <(find tests -name '*_test.py' -perm -u+x | sort)
+  done < <(find tests -name '*_test.py' | sort)
 }
 
 main() {

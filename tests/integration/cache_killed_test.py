@@ -7,9 +7,9 @@ import unittest
 from cluster import Cluster, ClusterTest, chunks_stored, free_port, main
 from serving_client import make_document
 
-DOCUMENTS = [make_document(f"killed/{i}", 180) for i in range(8)]
+DOCUMENTS = [make_document(f"killed/{i}", 90) for i in range(4)]
 BODY = {"prompt": " # # ".join(["Read these documents.", *DOCUMENTS, "The first document says that"]),
-        "max_tokens": 48, "temperature": 0}
+        "max_tokens": 24, "temperature": 0}
 PATH = "/v1/completions"
 
 
@@ -36,7 +36,7 @@ class CacheKilledTest(ClusterTest):
 
     def test_killed_while_chunks_are_fetched(self):
         """Killed at several moments around the fetch; whatever of it had arrived, the text is the same."""
-        for delay in (0, 0.005, 0.02, 0.05, 0.1, 0.2):
+        for delay in (0, 0.005, 0.03, 0.1):
             with self.subTest(delay=delay):
                 self.setUp()
                 timer = threading.Timer(delay, self.kill)

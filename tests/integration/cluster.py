@@ -68,6 +68,7 @@ class Process:
                 with self.news:
                     self.lines.append(line)
                     self.news.notify_all()
+        self.child.stderr.close()
         with self.news:
             self.ended = True
             self.news.notify_all()
