@@ -8,9 +8,11 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
-SUMMARY = re.compile(r"^(//\S+)\s+(?:\(cached\) )?"
-                     r"(PASSED|FLAKY|FAILED TO BUILD|FAILED|TIMEOUT|NO STATUS|INCOMPLETE|REMOTE FAILURE)"
-                     r"(?:.* in ([0-9.]+)s)?")
+SUMMARY = re.compile(
+    r"^(//\S+)\s+(?:\(cached\) )?"
+    r"(PASSED|FLAKY|FAILED TO BUILD|FAILED|TIMEOUT|NO STATUS|INCOMPLETE|REMOTE FAILURE)"
+    r"(?:.* in ([0-9.]+)s)?"
+)
 
 
 def cases_of(path):
@@ -26,7 +28,9 @@ def cases_of(path):
         failed = any(child.tag in ("failure", "error") for child in case)
         skipped = case.get("result") == "skipped" or any(child.tag == "skipped" for child in case)
         verdict = "failed" if failed else "skipped" if skipped else "passed"
-        cases.append((verdict, f"{case.get('classname')}.{case.get('name')}", float(case.get("time") or 0)))
+        cases.append(
+            (verdict, f"{case.get('classname')}.{case.get('name')}", float(case.get("time") or 0))
+        )
     return cases
 
 

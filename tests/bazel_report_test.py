@@ -30,25 +30,40 @@ class BazelReportTest(unittest.TestCase):
             for target, xml in cases.items():
                 folder = pathlib.Path(place, target)
                 folder.mkdir(parents=True)
-                (folder / "test.xml").write_text(f"<testsuites><testsuite>{xml}</testsuite></testsuites>")
+                (folder / "test.xml").write_text(
+                    f"<testsuites><testsuite>{xml}</testsuite></testsuites>"
+                )
             log = pathlib.Path(place, "log")
             log.write_text(output)
-            return subprocess.run([sys.executable, SCRIPT, log, place], capture_output=True, text=True)
+            return subprocess.run(
+                [sys.executable, SCRIPT, log, place], capture_output=True, text=True
+            )
 
     def test_counts(self):
-        done = self.report(OUTPUT, {"tests/a/one_test": PASSED + SKIPPED + OFF, "tests/a/cached_test": PASSED,
-                                    "tests/b/bad_test": PASSED + FAILED, "tests/b/crash_test": PASSED})
-        self.assertEqual(done.stdout.splitlines(), [
-            "passed //tests/a:cached_test:One.Works 0.25",
-            "passed //tests/a:one_test:One.Works 0.25",
-            "skipped //tests/a:one_test:One.Odd 0.0",
-            "passed //tests/a:plain_test:all 2.0",
-            "passed //tests/b:bad_test:One.Works 0.25",
-            "failed //tests/b:bad_test:Two.Breaks 0.1",
-            "failed //tests/b:broken_test:failed_to_build 0.0",
-            "passed //tests/b:crash_test:One.Works 0.25",
-            "failed //tests/b:crash_test:failed 0.4",
-            "failed //tests/b:slow_test:timeout 900.1"])
+        done = self.report(
+            OUTPUT,
+            {
+                "tests/a/one_test": PASSED + SKIPPED + OFF,
+                "tests/a/cached_test": PASSED,
+                "tests/b/bad_test": PASSED + FAILED,
+                "tests/b/crash_test": PASSED,
+            },
+        )
+        self.assertEqual(
+            done.stdout.splitlines(),
+            [
+                "passed //tests/a:cached_test:One.Works 0.25",
+                "passed //tests/a:one_test:One.Works 0.25",
+                "skipped //tests/a:one_test:One.Odd 0.0",
+                "passed //tests/a:plain_test:all 2.0",
+                "passed //tests/b:bad_test:One.Works 0.25",
+                "failed //tests/b:bad_test:Two.Breaks 0.1",
+                "failed //tests/b:broken_test:failed_to_build 0.0",
+                "passed //tests/b:crash_test:One.Works 0.25",
+                "failed //tests/b:crash_test:failed 0.4",
+                "failed //tests/b:slow_test:timeout 900.1",
+            ],
+        )
 
     def test_nothing_ran(self):
         self.assertNotEqual(self.report("ERROR: no such package\n", {}).returncode, 0)

@@ -1,4 +1,5 @@
 """A small client of the serving API for tests and benches: standard library only."""
+
 import http.client
 import json
 import random
@@ -6,12 +7,14 @@ import statistics
 import time
 import urllib.parse
 
-WORDS = ("the of and to in is was for on that with as by at from his her it an are were which this be has had not "
-         "one two new first time people state city world year day house water river school music film book war king "
-         "team game player season song album company market price law court party church island road bridge train "
-         "station north south east west old small large early late high low red green blue white black long short "
-         "found made known called given built written played opened closed moved began became left right under over "
-         "between after before during while also only other more most many some such than then later").split()
+WORDS = (
+    "the of and to in is was for on that with as by at from his her it an are were which this be has had not "
+    "one two new first time people state city world year day house water river school music film book war king "
+    "team game player season song album company market price law court party church island road bridge train "
+    "station north south east west old small large early late high low red green blue white black long short "
+    "found made known called given built written played opened closed moved began became left right under over "
+    "between after before during while also only other more most many some such than then later"
+).split()
 
 
 class ServerError(Exception):
@@ -43,7 +46,9 @@ class Client:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
-        connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+        connection.request(
+            method, path, body, {"Content-Type": "application/json", **(headers or {})}
+        )
         return connection, connection.getresponse()
 
     def call(self, method, path, body=None):
@@ -61,15 +66,21 @@ class Client:
         try:
             status, _ = self.call("GET", "/health")
             if status != 200:
-                raise ServerError(f"the server at {self.host}:{self.port} is not ready (/health says {status}); "
-                                  f"wait for 'ready' and try again")
+                raise ServerError(
+                    f"the server at {self.host}:{self.port} is not ready (/health says {status}); "
+                    f"wait for 'ready' and try again"
+                )
             _, models = self.call("GET", "/v1/models")
             return models["data"][0]["id"]
         except (OSError, http.client.HTTPException) as e:
-            raise ServerError(f"no server at {self.host}:{self.port} ({e}); start it with deploy/start_serving.sh "
-                              f"or give --url") from e
+            raise ServerError(
+                f"no server at {self.host}:{self.port} ({e}); start it with deploy/start_serving.sh "
+                f"or give --url"
+            ) from e
         except (KeyError, IndexError, TypeError) as e:
-            raise ServerError(f"{self.host}:{self.port} is not a Tessera gateway: /v1/models is {models}") from e
+            raise ServerError(
+                f"{self.host}:{self.port} is not a Tessera gateway: /v1/models is {models}"
+            ) from e
 
     def whole(self, path, body):
         status, reply = self.call("POST", path, body)
@@ -77,7 +88,11 @@ class Client:
             raise ServerError(f"POST {path}: {status} {json.dumps(reply)[:500]}")
         answer, choice = Answer(), reply["choices"][0]
         answer.text = choice["text"] if "text" in choice else choice["message"]["content"]
-        answer.finish_reason, answer.usage, answer.tessera = choice["finish_reason"], reply["usage"], reply["tessera"]
+        answer.finish_reason, answer.usage, answer.tessera = (
+            choice["finish_reason"],
+            reply["usage"],
+            reply["tessera"],
+        )
         return answer
 
     def stream(self, path, body, on_text=None):
@@ -127,8 +142,16 @@ def make_document(seed, words):
 def words_per_token(client, model):
     """Found by asking the server, so that no tokenizer is needed here."""
     prompt = make_document("calibration", 200)
-    answer = client.whole("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0,
-                                              "tessera": {"mode": "exact"}})
+    answer = client.whole(
+        "/v1/completions",
+        {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0,
+            "tessera": {"mode": "exact"},
+        },
+    )
     return 200 / answer.usage["prompt_tokens"]
 
 
@@ -136,16 +159,35 @@ class Prompts:
     """Chat requests of one lead, the same number of fresh chunks per round, and one question."""
 
     def __init__(self, model, separator, chunks, words, nonce):
-        self.model, self.separator, self.chunks, self.words, self.nonce = model, separator, chunks, words, nonce
+        self.model, self.separator, self.chunks, self.words, self.nonce = (
+            model,
+            separator,
+            chunks,
+            words,
+            nonce,
+        )
 
     def documents(self, round_number):
-        return [make_document(f"{self.nonce}/{round_number}/{i}", self.words) for i in range(self.chunks)]
+        return [
+            make_document(f"{self.nonce}/{round_number}/{i}", self.words)
+            for i in range(self.chunks)
+        ]
 
     def body(self, documents, **tessera):
         text = self.separator.join([*documents, "Which city is named first in these documents?"])
-        return {"model": self.model, "max_tokens": 8, "temperature": 0, "tessera": tessera,
-                "messages": [{"role": "system", "content": "You answer questions about the documents given to you."},
-                             {"role": "user", "content": text}]}
+        return {
+            "model": self.model,
+            "max_tokens": 8,
+            "temperature": 0,
+            "tessera": tessera,
+            "messages": [
+                {
+                    "role": "system",
+                    "content": "You answer questions about the documents given to you.",
+                },
+                {"role": "user", "content": text},
+            ],
+        }
 
 
 # The routes in the order in which they are measured: a full recompute reads and stores no chunk.
@@ -162,7 +204,10 @@ def measure(client, prompts, rounds, after_cold, say=lambda text: None):
         answers["cold"].append(client.stream(path, prompts.body(documents, mode="auto")))
         after_cold()
         answers["reordered"].append(client.stream(path, prompts.body(turned, mode="auto")))
-        say(f"round {r + 1} of {rounds}: " + ", ".join(f"{k} {1e3 * v[-1].ttft:.0f} ms" for k, v in answers.items()))
+        say(
+            f"round {r + 1} of {rounds}: "
+            + ", ".join(f"{k} {1e3 * v[-1].ttft:.0f} ms" for k, v in answers.items())
+        )
     return answers
 
 
@@ -170,10 +215,22 @@ def summary(answers):
     """Medians of the TTFT in milliseconds, and how much lower the reordered one is."""
     ttft = {route: 1e3 * statistics.median(a.ttft for a in answers[route]) for route in ROUTES}
     last = answers["reordered"][-1]
-    return {**{f"ttft_{route}_ms": round(ms, 1) for route, ms in ttft.items()},
-            "speedup_vs_exact": round(ttft["exact"] / ttft["reordered"], 2),
-            "speedup_vs_cold": round(ttft["cold"] / ttft["reordered"], 2),
-            "prompt_tokens": last.usage["prompt_tokens"], "chunks": len(last.tessera["segments"]) - 2,
-            "rounds": len(answers["exact"]),
-            **{name: last.tessera[name] for name in ("exact_tokens", "blended_tokens", "recomputed_tokens",
-                                                     "computed_tokens", "policy", "correction")}}
+    return {
+        **{f"ttft_{route}_ms": round(ms, 1) for route, ms in ttft.items()},
+        "speedup_vs_exact": round(ttft["exact"] / ttft["reordered"], 2),
+        "speedup_vs_cold": round(ttft["cold"] / ttft["reordered"], 2),
+        "prompt_tokens": last.usage["prompt_tokens"],
+        "chunks": len(last.tessera["segments"]) - 2,
+        "rounds": len(answers["exact"]),
+        **{
+            name: last.tessera[name]
+            for name in (
+                "exact_tokens",
+                "blended_tokens",
+                "recomputed_tokens",
+                "computed_tokens",
+                "policy",
+                "correction",
+            )
+        },
+    }

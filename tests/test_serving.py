@@ -19,14 +19,25 @@ LEAST_SPEEDUP = 1.5
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('PORT', '8000')}")
     parser.add_argument("--chunks", type=int, default=8, help="documents in a prompt (8)")
-    parser.add_argument("--tokens", type=int, default=2000, help="tokens of all documents together, about (2000)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, each with new documents (5)")
-    parser.add_argument("--separator", default=os.environ.get("LMCACHE_BLEND_SPECIAL_STR", " # # "),
-                        help="as the server was started with (environment LMCACHE_BLEND_SPECIAL_STR, or ' # # ')")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--tokens", type=int, default=2000, help="tokens of all documents together, about (2000)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="rounds, each with new documents (5)"
+    )
+    parser.add_argument(
+        "--separator",
+        default=os.environ.get("LMCACHE_BLEND_SPECIAL_STR", " # # "),
+        help="as the server was started with (environment LMCACHE_BLEND_SPECIAL_STR, or ' # # ')",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
     arguments = parser.parse_args()
     # The server reads these escapes too.
     arguments.separator = arguments.separator.replace("\\n", "\n").replace("\\t", "\t")
@@ -42,11 +53,15 @@ def run(arguments, say):
     words = int(arguments.tokens / arguments.chunks * words_per_token(client, model))
     prompts = Prompts(model, arguments.separator, arguments.chunks, words, os.urandom(8).hex())
     # Chunks are stored after the first token is out, and an answer here is a few tokens long.
-    return {"model": model, **summary(measure(client, prompts, arguments.repeats, lambda: time.sleep(1), say))}
+    return {
+        "model": model,
+        **summary(measure(client, prompts, arguments.repeats, lambda: time.sleep(1), say)),
+    }
 
 
 def report(found):
-    print(f"""
+    print(
+        f"""
 prompt: {found['prompt_tokens']} tokens, {found['chunks']} chunks, medians of {found['rounds']} rounds
 TTFT full recompute   {found['ttft_exact_ms']:9.1f} ms
 TTFT cold             {found['ttft_cold_ms']:9.1f} ms
@@ -55,25 +70,33 @@ reordered vs full recompute  {found['speedup_vs_exact']:.2f}x
 reordered vs cold            {found['speedup_vs_cold']:.2f}x
 last reordered request: {found['exact_tokens']} exact, {found['blended_tokens']} blended, \
 {found['recomputed_tokens']} recomputed, {found['computed_tokens']} computed tokens; policy {found['policy']}, \
-correction {'on' if found['correction'] else 'off'}""")
+correction {'on' if found['correction'] else 'off'}"""
+    )
 
 
 def advice(found):
     if found["chunks"] < 1:
         return "the server saw no chunk: is its separator (LMCACHE_BLEND_SPECIAL_STR) the one given by --separator?"
     if found["blended_tokens"] == 0:
-        return "nothing was reused: is LMCACHE_ENABLE_BLENDING on, the cache server alive (its log) and its RAM " \
-               "(LMCACHE_MAX_LOCAL_CPU_SIZE) large enough?"
+        return (
+            "nothing was reused: is LMCACHE_ENABLE_BLENDING on, the cache server alive (its log) and its RAM "
+            "(LMCACHE_MAX_LOCAL_CPU_SIZE) large enough?"
+        )
     if found["computed_tokens"] > found["prompt_tokens"] / 4:
-        return "most of the prompt was computed, not reused: look for failed stores or evictions in the cache " \
-               "server's log"
+        return (
+            "most of the prompt was computed, not reused: look for failed stores or evictions in the cache "
+            "server's log"
+        )
     return "everything was reused: is the machine busy with something else (top), or the prompt too short for a gain?"
 
 
 def main():
     arguments = parse_arguments()
-    say = (lambda text: print(text, file=sys.stderr, flush=True)) if arguments.json else \
-        (lambda text: print(text, flush=True))
+    say = (
+        (lambda text: print(text, file=sys.stderr, flush=True))
+        if arguments.json
+        else (lambda text: print(text, flush=True))
+    )
     try:
         found = run(arguments, say)
     except (ServerError, OSError) as e:

@@ -3,6 +3,7 @@
 Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the
 tensors' bytes in the header's order.
 """
+
 import json
 
 import numpy as np
@@ -13,7 +14,9 @@ READABLE = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 def to_bf16(values):
     """float32 -> bf16 bits as uint16, rounded to nearest even."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return (
+        (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    ).astype(np.uint16)
 
 
 def write(path, tensors, progress):
@@ -43,13 +46,18 @@ def read_header(path):
         if not 0 < size < 100_000_000:
             raise ValueError(f"{path} is not a safetensors file")
         header = json.loads(f.read(size))
-    return {name: (t["dtype"], t["shape"], *t["data_offsets"])
-            for name, t in header.items() if name != "__metadata__"}, 8 + size
+    return {
+        name: (t["dtype"], t["shape"], *t["data_offsets"])
+        for name, t in header.items()
+        if name != "__metadata__"
+    }, 8 + size
 
 
 def read_blocks(path, offset, tensor, step=1 << 22):
     """Yields a tensor of a safetensors file as bf16 bits, a few million values at a time."""
     dtype, _, start, end = tensor
-    values = np.memmap(path, READABLE[dtype], "r", offset + start, ((end - start) // READABLE[dtype]().itemsize,))
+    values = np.memmap(
+        path, READABLE[dtype], "r", offset + start, ((end - start) // READABLE[dtype]().itemsize,)
+    )
     for i in range(0, len(values), step):
-        yield np.array(values[i:i + step]) if dtype == "BF16" else to_bf16(values[i:i + step])
+        yield np.array(values[i : i + step]) if dtype == "BF16" else to_bf16(values[i : i + step])

@@ -8,7 +8,11 @@ import sys
 def main(folder):
     with open(os.path.join(folder, "config.json")) as f:
         c = json.load(f)
-    weights = sum(os.path.getsize(os.path.join(folder, n)) for n in os.listdir(folder) if n.endswith(".safetensors"))
+    weights = sum(
+        os.path.getsize(os.path.join(folder, n))
+        for n in os.listdir(folder)
+        if n.endswith(".safetensors")
+    )
     heads = c["num_attention_heads"]
     kv_row = c.get("num_key_value_heads", heads) * (c.get("head_dim") or c["hidden_size"] // heads)
     print(weights, c["num_hidden_layers"] * 2 * kv_row * 2, c.get("max_position_embeddings", 2048))

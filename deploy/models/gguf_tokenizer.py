@@ -1,4 +1,5 @@
 """The tokenizer of a GGUF file -> tokenizer.json (byte-level BPE) or tokenizer.model (sentencepiece)."""
+
 import json
 import os
 import struct
@@ -12,18 +13,34 @@ REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def byte_level(use_regex):
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
 
 
 def split_by(pattern):
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     return {"type": "Sequence", "pretokenizers": [split, byte_level(False)]}
 
 
 # By the name that GGUF gives a pre-tokenizer: (pre-tokenizer, normalizer, whole words before merges?).
 PRE_TOKENIZERS = {
-    "smollm": ({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
-                                                      byte_level(True)]}, None, False),
+    "smollm": (
+        {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level(True)],
+        },
+        None,
+        False,
+    ),
     "qwen2": (split_by(f"{CONTRACTIONS}|{WORDS}|\\p{{N}}|{REST}"), {"type": "NFC"}, False),
     "llama-bpe": (split_by(f"{CONTRACTIONS}|{WORDS}|\\p{{N}}{{1,3}}|{REST}"), None, True),
     "gpt-2": (byte_level(True), None, False),
@@ -40,7 +57,9 @@ def write_tokenizer(model, folder):
         with open(os.path.join(folder, "tokenizer.model"), "wb") as out:
             out.write(sentencepiece_model(model))
     else:
-        raise Unsupported(f"tokenizer '{kind}' is not supported; supported: gpt2 (byte-level BPE), llama")
+        raise Unsupported(
+            f"tokenizer '{kind}' is not supported; supported: gpt2 (byte-level BPE), llama"
+        )
     write_json(folder, "tokenizer_config.json", tokenizer_config(model, kind))
 
 
@@ -53,26 +72,52 @@ def write_json(folder, name, content):
 def byte_level_bpe(model):
     pre = model.field("tokenizer.ggml.pre", "gpt-2")
     if pre not in PRE_TOKENIZERS:
-        raise Unsupported(f"pre-tokenizer '{pre}' is not supported; supported: {', '.join(PRE_TOKENIZERS)}")
+        raise Unsupported(
+            f"pre-tokenizer '{pre}' is not supported; supported: {', '.join(PRE_TOKENIZERS)}"
+        )
     pre_tokenizer, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
     tokens, kinds = model.field("tokenizer.ggml.tokens"), model.field("tokenizer.ggml.token_type")
-    added = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-              "special": kind == CONTROL}
-             for i, (text, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)]
+    added = [
+        {
+            "id": i,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == CONTROL,
+        }
+        for i, (text, kind) in enumerate(zip(tokens, kinds))
+        if kind in (CONTROL, USER_DEFINED)
+    ]
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": byte_level(True),
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": ignore_merges,
-                  # Rows that only pad the embedding are no tokens.
-                  "vocab": {text: i for i, text in enumerate(tokens) if kinds[i] != UNUSED},
-                  "merges": [m.split(" ") for m in model.field("tokenizer.ggml.merges")]},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": byte_level(True),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": ignore_merges,
+            # Rows that only pad the embedding are no tokens.
+            "vocab": {text: i for i, text in enumerate(tokens) if kinds[i] != UNUSED},
+            "merges": [m.split(" ") for m in model.field("tokenizer.ggml.merges")],
+        },
     }
 
 
 def check_byte_level_bpe(path):
     from tokenizers import Tokenizer
+
     text = "  It's 1234 caf\u00e9s,\n\n\u4f60\u597d \U0001f600!\t"
     tokenizer = Tokenizer.from_file(path)
     if tokenizer.decode(tokenizer.encode(text).ids) != text:
@@ -81,10 +126,13 @@ def check_byte_level_bpe(path):
 
 def tokenizer_config(model, kind):
     tokens = model.field("tokenizer.ggml.tokens")
-    config = {"tokenizer_class": "PreTrainedTokenizerFast" if kind == "gpt2" else "LlamaTokenizer",
-              "model_max_length": model.fact("context_length"), "clean_up_tokenization_spaces": False,
-              "add_bos_token": bool(model.field("tokenizer.ggml.add_bos_token", kind == "llama")),
-              "add_eos_token": bool(model.field("tokenizer.ggml.add_eos_token", False))}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast" if kind == "gpt2" else "LlamaTokenizer",
+        "model_max_length": model.fact("context_length"),
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": bool(model.field("tokenizer.ggml.add_bos_token", kind == "llama")),
+        "add_eos_token": bool(model.field("tokenizer.ggml.add_eos_token", False)),
+    }
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = model.field(f"tokenizer.ggml.{theirs}_token_id")
         config[f"{ours}_token"] = None if token is None else tokens[token]
@@ -99,8 +147,16 @@ def sentencepiece_model(model):
     scores = model.field("tokenizer.ggml.scores")
     if scores is None:
         raise Unsupported("its sentencepiece tokenizer has no scores")
-    pieces = (length_delimited(1, length_delimited(1, text.encode()) + b"\x15" + struct.pack("<f", score)
-                               + number(3, kind)) for text, score, kind in zip(tokens, scores, kinds))
+    pieces = (
+        length_delimited(
+            1,
+            length_delimited(1, text.encode())
+            + b"\x15"
+            + struct.pack("<f", score)
+            + number(3, kind),
+        )
+        for text, score, kind in zip(tokens, scores, kinds)
+    )
     ids = {40: "unknown", 41: "bos", 42: "eos", 43: "padding"}
     trainer = number(3, 2) + number(4, len(tokens)) + number(35, 1)  # BPE, size, byte fallback
     for tag, name in ids.items():

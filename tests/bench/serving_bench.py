@@ -29,15 +29,27 @@ def processor():
     with open("/proc/cpuinfo") as f:
         facts = dict(map(str.strip, line.split(":", 1)) for line in f if ":" in line)
     flags = facts.get("flags", facts.get("Features", "")).split()
-    return {"cpu": facts.get("model name", "unknown"), "cores": os.cpu_count(),
-            "bf16": any(f in flags for f in ("avx512_bf16", "amx_bf16", "avx_bf16", "bf16")),
-            "flags": [f for f in flags if f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx_bf16", "bf16")]}
+    return {
+        "cpu": facts.get("model name", "unknown"),
+        "cores": os.cpu_count(),
+        "bf16": any(f in flags for f in ("avx512_bf16", "amx_bf16", "avx_bf16", "bf16")),
+        "flags": [
+            f
+            for f in flags
+            if f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx_bf16", "bf16")
+        ],
+    }
 
 
 def decode_rate(client, model, repeats):
     """Tokens a second between the first and the last one of an answer."""
-    body = {"model": model, "prompt": "Once upon a time, in a small village,", "max_tokens": DECODE_TOKENS,
-            "temperature": 0, "ignore_eos": True}
+    body = {
+        "model": model,
+        "prompt": "Once upon a time, in a small village,",
+        "max_tokens": DECODE_TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
     rates = []
     for _ in range(repeats):
         answer = client.stream("/v1/completions", body)
@@ -48,7 +60,9 @@ def decode_rate(client, model, repeats):
 
 def prefill_rate(answers):
     """Tokens a second of the full recompute, by the worker's own clock."""
-    return statistics.median(a.usage["prompt_tokens"] / a.tessera["prefill_ms"] * 1e3 for a in answers)
+    return statistics.median(
+        a.usage["prompt_tokens"] / a.tessera["prefill_ms"] * 1e3 for a in answers
+    )
 
 
 def run(arguments):
@@ -61,16 +75,23 @@ def run(arguments):
         # Chunks are stored after the first token is out, and an answer here is a few tokens long.
         answers = measure(client, prompts, arguments.repeats, lambda: time.sleep(1), say)
         worker = next(p for p in cluster.processes if p.kind == "worker")
-        return {"bench": "serving", "model": arguments.model, **summary(answers),
-                "prefill_tokens_per_s": round(prefill_rate(answers["exact"])),
-                "decode_tokens_per_s": round(decode_rate(client, arguments.model, 3), 1),
-                "worker_peak_mb": round(worker.peak_bytes() / 1e6), **processor()}
+        return {
+            "bench": "serving",
+            "model": arguments.model,
+            **summary(answers),
+            "prefill_tokens_per_s": round(prefill_rate(answers["exact"])),
+            "decode_tokens_per_s": round(decode_rate(client, arguments.model, 3), 1),
+            "worker_peak_mb": round(worker.peak_bytes() / 1e6),
+            **processor(),
+        }
     finally:
         cluster.close()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=2000)

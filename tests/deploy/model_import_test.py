@@ -31,21 +31,39 @@ def byte_tokens():
     for b in range(256):
         if b not in letters:
             letters[b], extra = chr(extra), extra + 1
-    return [*(letters[b] for b in range(256)), "ab", "<|im_end|>", "[PAD258]", "[PAD259]"], [1] * 257 + [3, 5, 5]
+    return [*(letters[b] for b in range(256)), "ab", "<|im_end|>", "[PAD258]", "[PAD259]"], [
+        1
+    ] * 257 + [3, 5, 5]
 
 
 def tensors(seed=0):
     draw = np.random.default_rng(seed)
-    shapes = {"attn_q": (HEADS * HEAD_DIM, HIDDEN), "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
-              "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN), "attn_output": (HIDDEN, HEADS * HEAD_DIM),
-              "ffn_gate": (FFN, HIDDEN), "ffn_up": (FFN, HIDDEN), "ffn_down": (HIDDEN, FFN),
-              "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
+    shapes = {
+        "attn_q": (HEADS * HEAD_DIM, HIDDEN),
+        "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "attn_output": (HIDDEN, HEADS * HEAD_DIM),
+        "ffn_gate": (FFN, HIDDEN),
+        "ffn_up": (FFN, HIDDEN),
+        "ffn_down": (HIDDEN, FFN),
+        "attn_norm": (HIDDEN,),
+        "ffn_norm": (HIDDEN,),
+    }
     made = {"token_embd.weight": (260, HIDDEN), "output_norm.weight": (HIDDEN,)}
-    made |= {f"blk.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in shapes.items()}
+    made |= {
+        f"blk.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in shapes.items()
+    }
     return {name: draw.standard_normal(shape).astype(np.float32) for name, shape in made.items()}
 
 
-def write_gguf(path, arch="llama", pre="smollm", tokenizer="gpt2", extra_tensors=None, facts=lambda writer: None):
+def write_gguf(
+    path,
+    arch="llama",
+    pre="smollm",
+    tokenizer="gpt2",
+    extra_tensors=None,
+    facts=lambda writer: None,
+):
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(512)
     writer.add_embedding_length(HIDDEN)
@@ -87,8 +105,10 @@ def read_folder(folder):
     """-> {tensor name: float32 array}."""
     path = os.path.join(folder, "model.safetensors")
     header, offset = bf16_file.read_header(path)
-    return {name: from_bf16(np.concatenate(list(bf16_file.read_blocks(path, offset, t)))).reshape(t[1])
-            for name, t in header.items()}
+    return {
+        name: from_bf16(np.concatenate(list(bf16_file.read_blocks(path, offset, t)))).reshape(t[1])
+        for name, t in header.items()
+    }
 
 
 class ImportTest(unittest.TestCase):
@@ -101,8 +121,12 @@ class ImportTest(unittest.TestCase):
 
     def fetch(self, source, status=0):
         """-> the folder, or with a status that is not 0 what was said."""
-        done = subprocess.run([sys.executable, str(MODELS / "fetch.py"), str(source)], capture_output=True, text=True,
-                              env={**os.environ, "XDG_CACHE_HOME": self.place.name})
+        done = subprocess.run(
+            [sys.executable, str(MODELS / "fetch.py"), str(source)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": self.place.name},
+        )
         self.assertEqual(done.returncode, status, done.stderr)
         return done.stderr if status else done.stdout.splitlines()[-1]
 
@@ -115,12 +139,16 @@ class ImportTest(unittest.TestCase):
         folder = self.fetch(self.path)
         got, made = read_folder(folder), tensors()
         want = made["blk.1.attn_v.weight"]
-        np.testing.assert_allclose(got["model.layers.1.self_attn.v_proj.weight"], want, rtol=1 / 256)
+        np.testing.assert_allclose(
+            got["model.layers.1.self_attn.v_proj.weight"], want, rtol=1 / 256
+        )
         # Row 2i+j of a head in the file is row i + j * head_dim / 2 in the folder.
         q = made["blk.0.attn_q.weight"].reshape(HEADS, HEAD_DIM, HIDDEN)
         got_q = got["model.layers.0.self_attn.q_proj.weight"].reshape(HEADS, HEAD_DIM, HIDDEN)
         for row in range(HEAD_DIM):
-            np.testing.assert_allclose(got_q[:, row // 2 + row % 2 * (HEAD_DIM // 2)], q[:, row], rtol=1 / 256)
+            np.testing.assert_allclose(
+                got_q[:, row // 2 + row % 2 * (HEAD_DIM // 2)], q[:, row], rtol=1 / 256
+            )
         config = self.config(folder)
         self.assertEqual(config["rope_theta"], 500000.0)
         self.assertEqual(config["rms_norm_eps"], 1e-6)
@@ -128,7 +156,9 @@ class ImportTest(unittest.TestCase):
         self.assertTrue(config["tie_word_embeddings"])
         self.assertIsNone(config["bos_token_id"])
         self.assertEqual(self.config(folder, "generation_config.json")["eos_token_id"], [257])
-        self.assertEqual(self.config(folder, "tokenizer_config.json")["chat_template"], "{{ messages }}")
+        self.assertEqual(
+            self.config(folder, "tokenizer_config.json")["chat_template"], "{{ messages }}"
+        )
 
     def test_the_tokenizer_has_no_padding_rows(self):
         write_gguf(self.path)
@@ -143,16 +173,28 @@ class ImportTest(unittest.TestCase):
         write_gguf(self.path, arch="qwen2", pre="qwen2", extra_tensors=extra)
         folder = self.fetch(self.path)
         got = read_folder(folder)
-        np.testing.assert_allclose(got["model.layers.0.self_attn.q_proj.weight"], tensors()["blk.0.attn_q.weight"],
-                                   rtol=1 / 256)
+        np.testing.assert_allclose(
+            got["model.layers.0.self_attn.q_proj.weight"],
+            tensors()["blk.0.attn_q.weight"],
+            rtol=1 / 256,
+        )
         np.testing.assert_array_equal(got["model.layers.1.self_attn.q_proj.bias"], bias)
         self.assertFalse(self.config(folder)["tie_word_embeddings"])
         self.assertIn("lm_head.weight", got)
 
     def test_qwen3_keeps_its_norms_and_head_dim(self):
-        extra = {f"blk.{i}.attn_{n}_norm.weight": np.ones(HEAD_DIM, np.float32) for i in range(LAYERS) for n in "qk"}
-        write_gguf(self.path, arch="qwen3", pre="qwen2", extra_tensors=extra,
-                   facts=lambda w: w.add_key_length(HEAD_DIM))
+        extra = {
+            f"blk.{i}.attn_{n}_norm.weight": np.ones(HEAD_DIM, np.float32)
+            for i in range(LAYERS)
+            for n in "qk"
+        }
+        write_gguf(
+            self.path,
+            arch="qwen3",
+            pre="qwen2",
+            extra_tensors=extra,
+            facts=lambda w: w.add_key_length(HEAD_DIM),
+        )
         folder = self.fetch(self.path)
         self.assertIn("model.layers.1.self_attn.k_norm.weight", read_folder(folder))
         self.assertEqual(self.config(folder)["architectures"], ["Qwen3ForCausalLM"])
@@ -164,26 +206,39 @@ class ImportTest(unittest.TestCase):
         write_gguf(self.path, extra_tensors={"rope_freqs.weight": factors})
         scaling = self.config(self.fetch(self.path))["rope_scaling"]
         self.assertEqual((scaling["rope_type"], scaling["factor"]), ("llama3", 32.0))
-        write_gguf(self.path, facts=lambda w: (w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
-                                               w.add_rope_scaling_factor(4.0),
-                                               w.add_rope_scaling_orig_ctx_len(128)))
-        self.assertEqual(self.config(self.fetch(self.path))["rope_scaling"],
-                         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128})
+        write_gguf(
+            self.path,
+            facts=lambda w: (
+                w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                w.add_rope_scaling_factor(4.0),
+                w.add_rope_scaling_orig_ctx_len(128),
+            ),
+        )
+        self.assertEqual(
+            self.config(self.fetch(self.path))["rope_scaling"],
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        )
 
     def test_sentencepiece(self):
         import sentencepiece
+
         write_gguf(self.path, tokenizer="llama")
         folder = self.fetch(self.path)
         with open(os.path.join(folder, "tokenizer.model"), "rb") as f:
             tokenizer = sentencepiece.SentencePieceProcessor(model_proto=f.read())
-        self.assertEqual((tokenizer.vocab_size(), tokenizer.bos_id(), tokenizer.eos_id()), (260, 1, 2))
+        self.assertEqual(
+            (tokenizer.vocab_size(), tokenizer.bos_id(), tokenizer.eos_id()), (260, 1, 2)
+        )
         self.assertEqual(tokenizer.decode(tokenizer.encode("a  é\n")), "a  é\n")
 
     def test_refused_by_name(self):
-        for arguments, words in (({"arch": "gemma"}, "architecture 'gemma'"), ({"pre": "tekken"}, "'tekken'"),
-                                 ({"tokenizer": "bert"}, "tokenizer 'bert'"),
-                                 ({"extra_tensors": {"blk.0.odd.weight": np.ones(4, np.float32)}}, "blk.0.odd.weight"),
-                                 ({"facts": lambda w: w.add_expert_count(8)}, "MoE")):
+        for arguments, words in (
+            ({"arch": "gemma"}, "architecture 'gemma'"),
+            ({"pre": "tekken"}, "'tekken'"),
+            ({"tokenizer": "bert"}, "tokenizer 'bert'"),
+            ({"extra_tensors": {"blk.0.odd.weight": np.ones(4, np.float32)}}, "blk.0.odd.weight"),
+            ({"facts": lambda w: w.add_expert_count(8)}, "MoE"),
+        ):
             with self.subTest(words):
                 write_gguf(self.path, **arguments)
                 self.assertIn(words, self.fetch(self.path, status=1))
@@ -202,7 +257,11 @@ class ImportTest(unittest.TestCase):
         self.assertEqual(self.fetch(self.path), folder)
         self.assertEqual(os.stat(weights).st_mtime_ns, first)
         os.remove(os.path.join(folder, "tessera_import.json"))
-        os.makedirs(os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.part", "left_behind"))
+        os.makedirs(
+            os.path.join(
+                os.path.dirname(folder), f".{os.path.basename(folder)}.part", "left_behind"
+            )
+        )
         self.fetch(self.path)
         second = os.stat(weights).st_mtime_ns
         self.assertGreater(second, first)
@@ -213,13 +272,20 @@ class ImportTest(unittest.TestCase):
     def hugging_face_folder(self, dtype):
         folder = os.path.join(self.place.name, "folder")
         os.makedirs(folder, exist_ok=True)
-        for name, content in (("config.json", {"architectures": ["LlamaForCausalLM"]}), ("tokenizer.json", {})):
+        for name, content in (
+            ("config.json", {"architectures": ["LlamaForCausalLM"]}),
+            ("tokenizer.json", {}),
+        ):
             with open(os.path.join(folder, name), "w") as f:
                 json.dump(content, f)
         values = np.linspace(-3, 3, 64).reshape(8, 8)
         if dtype == "bf16":
             bits = bf16_file.to_bf16(values)
-            bf16_file.write(os.path.join(folder, "model.safetensors"), [("w", (8, 8), lambda: [bits])], lambda *_: None)
+            bf16_file.write(
+                os.path.join(folder, "model.safetensors"),
+                [("w", (8, 8), lambda: [bits])],
+                lambda *_: None,
+            )
         else:
             save_file({"w": values.astype(dtype)}, os.path.join(folder, "model.safetensors"))
         return folder, values
@@ -238,17 +304,24 @@ class ImportTest(unittest.TestCase):
 
     def test_folder_that_lacks_something(self):
         folder, _ = self.hugging_face_folder("bf16")
-        for name, words in (("model.safetensors", "no .safetensors"), ("tokenizer.json", "tokenizer"),
-                            ("config.json", "config.json")):
+        for name, words in (
+            ("model.safetensors", "no .safetensors"),
+            ("tokenizer.json", "tokenizer"),
+            ("config.json", "config.json"),
+        ):
             os.remove(os.path.join(folder, name))
             self.assertIn(words, self.fetch(folder, status=1))
 
 
 class Bf16Test(unittest.TestCase):
     def test_rounds_to_nearest_even(self):
-        values = np.array([1.0, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -8 + 2 ** -20, -2.5, 0.0], np.float32)
-        want = [1.0, 1.0, 1 + 2 ** -6, 1 + 2 ** -7, -2.5, 0.0]
-        np.testing.assert_array_equal(from_bf16(bf16_file.to_bf16(values)), np.array(want, np.float32))
+        values = np.array(
+            [1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -2.5, 0.0], np.float32
+        )
+        want = [1.0, 1.0, 1 + 2**-6, 1 + 2**-7, -2.5, 0.0]
+        np.testing.assert_array_equal(
+            from_bf16(bf16_file.to_bf16(values)), np.array(want, np.float32)
+        )
 
     def test_permutation_is_undone(self):
         rows = gguf_model.unpermuted_rows(16, 2)

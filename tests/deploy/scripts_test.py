@@ -13,7 +13,9 @@ FOLDERS = ("deploy", "tests", ".ci")
 
 class ScriptsTest(unittest.TestCase):
     def test_shellcheck(self):
-        scripts = [str(p) for d in FOLDERS for p in (REPO / d).rglob("*.sh")] + [str(REPO / ".ci" / "run")]
+        scripts = [str(p) for d in FOLDERS for p in (REPO / d).rglob("*.sh")] + [
+            str(REPO / ".ci" / "run")
+        ]
         done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout)
 

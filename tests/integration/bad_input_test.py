@@ -17,7 +17,12 @@ BAD = [
     ("empty messages", CHAT, {"messages": []}, "messages"),
     ("message without a role", CHAT, {"messages": [{"content": "x"}]}, "role"),
     ("only separators", COMPLETIONS, {"prompt": SEP * 3}, "separator"),
-    ("only separators in chat", CHAT, {"messages": [{"role": "user", "content": SEP * 3}]}, "separator"),
+    (
+        "only separators in chat",
+        CHAT,
+        {"messages": [{"role": "user", "content": SEP * 3}]},
+        "separator",
+    ),
     ("separator in front", COMPLETIONS, {"prompt": f"{SEP}a{SEP}b"}, "separator"),
     ("separator at the end", COMPLETIONS, {"prompt": f"a{SEP}b{SEP}"}, "separator"),
     ("doubled separator", COMPLETIONS, {"prompt": f"a{SEP}{SEP}b"}, "separator"),
@@ -34,15 +39,40 @@ BAD = [
     ("temperature below 0", COMPLETIONS, {"prompt": "x", "temperature": -1}, "temperature"),
     ("stream is a string", COMPLETIONS, {"prompt": "x", "stream": "yes"}, "stream"),
     ("tessera is a list", COMPLETIONS, {"prompt": "x", "tessera": [1]}, "tessera"),
-    ("ratio above 1", COMPLETIONS, {"prompt": "x", "tessera": {"recompute_ratio": 1.5}}, "recompute_ratio"),
-    ("ratio below 0", COMPLETIONS, {"prompt": "x", "tessera": {"recompute_ratio": -0.1}}, "recompute_ratio"),
-    ("ratio is a string", COMPLETIONS, {"prompt": "x", "tessera": {"recompute_ratio": "half"}}, "recompute_ratio"),
+    (
+        "ratio above 1",
+        COMPLETIONS,
+        {"prompt": "x", "tessera": {"recompute_ratio": 1.5}},
+        "recompute_ratio",
+    ),
+    (
+        "ratio below 0",
+        COMPLETIONS,
+        {"prompt": "x", "tessera": {"recompute_ratio": -0.1}},
+        "recompute_ratio",
+    ),
+    (
+        "ratio is a string",
+        COMPLETIONS,
+        {"prompt": "x", "tessera": {"recompute_ratio": "half"}},
+        "recompute_ratio",
+    ),
     ("unknown mode", COMPLETIONS, {"prompt": "x", "tessera": {"mode": "fast"}}, "mode"),
     ("unknown policy", COMPLETIONS, {"prompt": "x", "tessera": {"policy": "best"}}, "policy"),
-    ("correction is a string", COMPLETIONS, {"prompt": "x", "tessera": {"correction": "on"}}, "correction"),
+    (
+        "correction is a string",
+        COMPLETIONS,
+        {"prompt": "x", "tessera": {"correction": "on"}},
+        "correction",
+    ),
     ("token outside the vocabulary", COMPLETIONS, {"prompt": [1, 10_000_000]}, ""),
     ("10 MB prompt", COMPLETIONS, {"prompt": "word " * 2_000_000}, ""),
-    ("10 MB prompt in chat", CHAT, {"messages": [{"role": "user", "content": "word " * 2_000_000}]}, ""),
+    (
+        "10 MB prompt in chat",
+        CHAT,
+        {"messages": [{"role": "user", "content": "word " * 2_000_000}]},
+        "",
+    ),
     ("10 MB prompt of chunks", COMPLETIONS, {"prompt": SEP.join(["word " * 400] * 5_000)}, ""),
 ]
 
@@ -98,17 +128,29 @@ class BadInputTest(ClusterTest):
     def test_client_that_leaves(self):
         """A stream that is dropped stops its work and harms nobody."""
         for _ in range(4):
-            connection, response = self.client.send("POST", COMPLETIONS, {
-                "prompt": "Once upon a time", "max_tokens": 400, "stream": True, "ignore_eos": True})
+            connection, response = self.client.send(
+                "POST",
+                COMPLETIONS,
+                {
+                    "prompt": "Once upon a time",
+                    "max_tokens": 400,
+                    "stream": True,
+                    "ignore_eos": True,
+                },
+            )
             self.assertTrue(response.readline().startswith(b"data: "))
             connection.close()
 
     def test_nothing_is_stored_half(self):
         """A request that is refused leaves no chunk behind."""
         document = "Nobody has ever seen this document before. " * 8
-        self.check(COMPLETIONS, {"prompt": f"Lead.{SEP}{document}{SEP}", "max_tokens": 1}, "separator")
+        self.check(
+            COMPLETIONS, {"prompt": f"Lead.{SEP}{document}{SEP}", "max_tokens": 1}, "separator"
+        )
         self.check(COMPLETIONS, {"prompt": f"Lead.{SEP}{document}{SEP}x", "max_tokens": 600}, "512")
-        answer = self.client.whole(COMPLETIONS, {"prompt": f"Lead.{SEP}{document}{SEP}x", "max_tokens": 1})
+        answer = self.client.whole(
+            COMPLETIONS, {"prompt": f"Lead.{SEP}{document}{SEP}x", "max_tokens": 1}
+        )
         self.assertEqual(set(answer.sources()), {"computed"})
 
 

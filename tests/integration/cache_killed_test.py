@@ -8,8 +8,11 @@ from cluster import Cluster, ClusterTest, chunks_stored, free_port, main
 from serving_client import make_document
 
 DOCUMENTS = [make_document(f"killed/{i}", 90) for i in range(4)]
-BODY = {"prompt": " # # ".join(["Read these documents.", *DOCUMENTS, "The first document says that"]),
-        "max_tokens": 24, "temperature": 0}
+BODY = {
+    "prompt": " # # ".join(["Read these documents.", *DOCUMENTS, "The first document says that"]),
+    "max_tokens": 24,
+    "temperature": 0,
+}
 PATH = "/v1/completions"
 
 
@@ -30,7 +33,9 @@ class CacheKilledTest(ClusterTest):
         self.store.stop(signal.SIGKILL)
 
     def test_killed_while_tokens_come(self):
-        answer = self.client.stream(PATH, BODY, on_text=lambda a: len(a.token_times) == 4 and self.kill())
+        answer = self.client.stream(
+            PATH, BODY, on_text=lambda a: len(a.token_times) == 4 and self.kill()
+        )
         self.assertFalse(self.store.alive())
         self.assertEqual(answer.text, self.want)
 

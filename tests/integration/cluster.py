@@ -2,6 +2,7 @@
 
 A test file makes one Cluster, starts what it needs and closes it; everything dies with the test process.
 """
+
 import os
 import pathlib
 import shutil
@@ -17,8 +18,11 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "tests"))
 from serving_client import Client  # noqa: E402  (needs the path above)
 
-BINARIES = {"cache": "cache_server/tessera_cache_server", "worker": "gpu_worker/tessera_worker",
-            "gateway": "gateway/tessera_gateway"}
+BINARIES = {
+    "cache": "cache_server/tessera_cache_server",
+    "worker": "gpu_worker/tessera_worker",
+    "gateway": "gateway/tessera_gateway",
+}
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SKIPPED = 77
 START_SECONDS = 120
@@ -51,12 +55,24 @@ class Process:
     def __init__(self, kind, flags, log_path, port):
         binary = REPO / "bazel-bin" / BINARIES[kind]
         if not binary.exists():
-            sys.exit(f"{binary} is not built: bazel build //:tessera_{kind if kind != 'cache' else 'cache_server'}")
+            sys.exit(
+                f"{binary} is not built: bazel build //:tessera_{kind if kind != 'cache' else 'cache_server'}"
+            )
         self.kind, self.port, self.address = kind, port, f"127.0.0.1:{port}"
-        self.log_path, self.lines, self.ended, self.news = log_path, [], False, threading.Condition()
+        self.log_path, self.lines, self.ended, self.news = (
+            log_path,
+            [],
+            False,
+            threading.Condition(),
+        )
         # The kernel ends it when the test dies, however the test dies.
-        self.child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", str(binary), *flags],
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+        self.child = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", str(binary), *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
         self.reader = threading.Thread(target=self.read_log, daemon=True)
         self.reader.start()
 
@@ -75,7 +91,9 @@ class Process:
 
     def await_line(self, words):
         with self.news:
-            self.news.wait_for(lambda: self.ended or any(words in line for line in self.lines), START_SECONDS)
+            self.news.wait_for(
+                lambda: self.ended or any(words in line for line in self.lines), START_SECONDS
+            )
         if not any(words in line for line in self.lines):
             raise RuntimeError(f"{self.kind} did not say {words}: {''.join(self.lines[-10:])}")
         return self
@@ -95,7 +113,9 @@ class Process:
             return self.child.wait(10)
         except subprocess.TimeoutExpired:
             self.child.kill()
-            raise RuntimeError(f"{self.kind} did not stop on {how.name}: {''.join(self.lines[-5:])}") from None
+            raise RuntimeError(
+                f"{self.kind} did not stop on {how.name}: {''.join(self.lines[-5:])}"
+            ) from None
 
 
 class Cluster:
@@ -106,7 +126,9 @@ class Cluster:
         self.logs, self.processes = tempfile.mkdtemp(prefix="tessera_test_"), []
 
     def run(self, kind, flags, port):
-        process = Process(kind, flags, os.path.join(self.logs, f"{len(self.processes)}_{kind}.log"), port)
+        process = Process(
+            kind, flags, os.path.join(self.logs, f"{len(self.processes)}_{kind}.log"), port
+        )
         self.processes.append(process)
         return process.await_line("event=ready")
 
@@ -116,15 +138,38 @@ class Cluster:
 
     def worker(self, cache_address, **flags):
         port = free_port()
-        flags = {"max_len": 8192, "chunk_size": 256, "blend": "true", "layerwise": "true", "threads": 0, **flags}
-        return self.run("worker", [f"--listen=127.0.0.1:{port}", f"--cache={cache_address}", f"--model={self.folder}",
-                                   f"--model_name={self.model}", *(f"--{k}={v}" for k, v in flags.items())], port)
+        flags = {
+            "max_len": 8192,
+            "chunk_size": 256,
+            "blend": "true",
+            "layerwise": "true",
+            "threads": 0,
+            **flags,
+        }
+        return self.run(
+            "worker",
+            [
+                f"--listen=127.0.0.1:{port}",
+                f"--cache={cache_address}",
+                f"--model={self.folder}",
+                f"--model_name={self.model}",
+                *(f"--{k}={v}" for k, v in flags.items()),
+            ],
+            port,
+        )
 
     def gateway(self, *workers, separator=" # # "):
         port = free_port()
-        return self.run("gateway", [f"--listen=127.0.0.1:{port}", f"--model_dir={self.folder}",
-                                    f"--workers={','.join(w.address for w in workers)}",
-                                    f"--blend_separator={separator}"], port)
+        return self.run(
+            "gateway",
+            [
+                f"--listen=127.0.0.1:{port}",
+                f"--model_dir={self.folder}",
+                f"--workers={','.join(w.address for w in workers)}",
+                f"--blend_separator={separator}",
+            ],
+            port,
+        )
 
     def serve(self, **worker_flags):
         """Cache server, one worker and a gateway -> a Client; the processes are .processes[-3:]."""
@@ -151,6 +196,7 @@ class Cluster:
 
 class ClusterTest(unittest.TestCase):
     """One cluster for the tests of a class; a subclass starts it in start()."""
+
     model = DEFAULT_MODEL
 
     @classmethod

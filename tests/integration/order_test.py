@@ -8,7 +8,12 @@ LEAD, QUESTION = "Read these documents.", "Which of them is the longest?"
 
 
 def body(*documents, **more):
-    return {"prompt": " # # ".join([LEAD, *documents, QUESTION]), "max_tokens": 8, "temperature": 0, **more}
+    return {
+        "prompt": " # # ".join([LEAD, *documents, QUESTION]),
+        "max_tokens": 8,
+        "temperature": 0,
+        **more,
+    }
 
 
 class OrderTest(ClusterTest):
@@ -25,14 +30,20 @@ class OrderTest(ClusterTest):
     def test_2_another_order_hits_all(self):
         answer = self.ask(C, A, B)
         self.assertEqual(answer.sources(), ["cache"] * 4 + ["computed"])
-        self.assertEqual(answer.tessera["computed_tokens"], answer.tessera["segments"][-1]["tokens"])
+        self.assertEqual(
+            answer.tessera["computed_tokens"], answer.tessera["segments"][-1]["tokens"]
+        )
         self.assertEqual({s["tier"] for s in answer.tessera["segments"][:-1]}, {"ram"})
 
     def test_3_a_new_document_costs_only_itself(self):
         answer = self.ask(C, NEW, A, B)
-        self.assertEqual(answer.sources(), ["cache", "cache", "computed", "cache", "cache", "computed"])
+        self.assertEqual(
+            answer.sources(), ["cache", "cache", "computed", "cache", "cache", "computed"]
+        )
         segments = answer.tessera["segments"]
-        self.assertEqual(answer.tessera["computed_tokens"], segments[2]["tokens"] + segments[-1]["tokens"])
+        self.assertEqual(
+            answer.tessera["computed_tokens"], segments[2]["tokens"] + segments[-1]["tokens"]
+        )
         chunks_stored(self.client, body(NEW))
 
     def test_4_counts_add_up(self):

@@ -4,7 +4,9 @@ piece size, and streamed or not."""
 from cluster import ClusterTest, chunks_stored, main
 from serving_client import make_document
 
-DOCUMENTS = [make_document(f"same/{i}", words) for i, words in enumerate((60, 130, 330, 90))]  # one is of several pieces
+DOCUMENTS = [
+    make_document(f"same/{i}", words) for i, words in enumerate((60, 130, 330, 90))
+]  # one is of several pieces
 
 
 def body(documents, **more):
@@ -69,8 +71,13 @@ class SameTextTest(ClusterTest):
     def test_9_other_policies_cold_and_warm(self):
         for policy in ("query", "hkvd_v", "first_k", "query_v+first", "none", "full"):
             with self.subTest(policy=policy):
-                cold, warm = (self.one.whole("/v1/completions", body(
-                    DOCUMENTS, cache_salt=salt, tessera={"policy": policy})) for salt in (policy, ""))
+                cold, warm = (
+                    self.one.whole(
+                        "/v1/completions",
+                        body(DOCUMENTS, cache_salt=salt, tessera={"policy": policy}),
+                    )
+                    for salt in (policy, "")
+                )
                 self.assertEqual(set(cold.sources()), {"computed"})
                 self.assertIn("cache", warm.sources())
                 self.assertEqual(cold.text, warm.text)

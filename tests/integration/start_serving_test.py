@@ -21,7 +21,9 @@ def environment(**variables):
 
 class RefusalTest(unittest.TestCase):
     def refused(self, status, words, **variables):
-        done = subprocess.run([SCRIPT], env=environment(**variables), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [SCRIPT], env=environment(**variables), capture_output=True, text=True, timeout=300
+        )
         self.assertEqual(done.returncode, status, done.stderr[-500:])
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         self.assertEqual(len(errors), 1, done.stderr[-500:])
@@ -37,10 +39,18 @@ class RefusalTest(unittest.TestCase):
                 self.refused(1, [f"port {port} is taken", variable], **{variable: port})
 
     def test_bad_values(self):
-        for variable, value in (("PORT", "x"), ("PORT", 70000), ("MAX_LEN", "long"), ("LMCACHE_CHUNK_SIZE", 0),
-                                ("LMCACHE_BLEND_RECOMPUTE_RATIOS", 1.5), ("LMCACHE_BLEND_RECOMPUTE_RATIOS", "0.1,0.2"),
-                                ("LMCACHE_BLEND_CHECK_LAYERS", -1), ("LMCACHE_ENABLE_BLENDING", "maybe"),
-                                ("LMCACHE_BLEND_SPECIAL_STR", ""), ("LMCACHE_MAX_LOCAL_CPU_SIZE", "big")):
+        for variable, value in (
+            ("PORT", "x"),
+            ("PORT", 70000),
+            ("MAX_LEN", "long"),
+            ("LMCACHE_CHUNK_SIZE", 0),
+            ("LMCACHE_BLEND_RECOMPUTE_RATIOS", 1.5),
+            ("LMCACHE_BLEND_RECOMPUTE_RATIOS", "0.1,0.2"),
+            ("LMCACHE_BLEND_CHECK_LAYERS", -1),
+            ("LMCACHE_ENABLE_BLENDING", "maybe"),
+            ("LMCACHE_BLEND_SPECIAL_STR", ""),
+            ("LMCACHE_MAX_LOCAL_CPU_SIZE", "big"),
+        ):
             with self.subTest(variable, value=value):
                 self.refused(2, [variable, "not valid"], **{variable: value})
 
@@ -55,17 +65,29 @@ class RefusalTest(unittest.TestCase):
 
     def test_short_memory(self):
         model_folder()
-        self.refused(1, ["memory is short", "LMCACHE_MAX_LOCAL_CPU_SIZE"], LMCACHE_MAX_LOCAL_CPU_SIZE=50000)
+        self.refused(
+            1, ["memory is short", "LMCACHE_MAX_LOCAL_CPU_SIZE"], LMCACHE_MAX_LOCAL_CPU_SIZE=50000
+        )
 
 
 class ServeTest(unittest.TestCase):
     def setUp(self):
         model_folder()
         self.logs = tempfile.TemporaryDirectory()
-        self.variables = environment(TESSERA_LOGS=self.logs.name, LMCACHE_MAX_LOCAL_CPU_SIZE="0.5", MAX_LEN=2048,
-                                     GPU_MEM=0.8, LMCACHE_LOCAL_DISK="true")
-        self.script = subprocess.Popen([SCRIPT], env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       text=True)
+        self.variables = environment(
+            TESSERA_LOGS=self.logs.name,
+            LMCACHE_MAX_LOCAL_CPU_SIZE="0.5",
+            MAX_LEN=2048,
+            GPU_MEM=0.8,
+            LMCACHE_LOCAL_DISK="true",
+        )
+        self.script = subprocess.Popen(
+            [SCRIPT],
+            env=self.variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.lines = []
         for line in self.script.stdout:
             self.lines.append(line)
@@ -88,19 +110,31 @@ class ServeTest(unittest.TestCase):
 
     def test_serves_and_stops_all_three(self):
         said = "".join(self.lines)
-        for words in ("GPU_MEM is for the GPU worker", "there is no disk tier yet", "logs in " + self.logs.name):
+        for words in (
+            "GPU_MEM is for the GPU worker",
+            "there is no disk tier yet",
+            "logs in " + self.logs.name,
+        ):
             self.assertIn(words, said)
         url = re.match(r"ready: (http://\S+)", self.lines[-1])[1]
-        answer = Client(url).whole("/v1/chat/completions", {
-            "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0})
+        answer = Client(url).whole(
+            "/v1/chat/completions",
+            {
+                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                "temperature": 0,
+            },
+        )
         self.assertEqual(answer.text, "The capital of France is Paris.")
         self.script.send_signal(signal.SIGINT)
         self.assertEqual(self.script.wait(30), 0)
         self.assertTrue(self.ports_are_free())
 
     def test_one_that_dies_takes_the_others_along(self):
-        children = subprocess.run(["pgrep", "-P", str(self.script.pid), "-f", "tessera_worker"], capture_output=True,
-                                  text=True).stdout.split()
+        children = subprocess.run(
+            ["pgrep", "-P", str(self.script.pid), "-f", "tessera_worker"],
+            capture_output=True,
+            text=True,
+        ).stdout.split()
         os.kill(int(children[0]), signal.SIGKILL)
         rest = self.script.stdout.read()
         self.assertEqual(self.script.wait(30), 1)
