@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kKeyTile = 256;
 // Query rows of a tile times the query heads that share a KV head.
-constexpr int64_t kQueryTile = 96;
+constexpr int64_t kQueryTile = 384;
 // The scored form keeps whole rows of probabilities, so it takes fewer at a time.
 constexpr int64_t kScoredTile = 48;
 

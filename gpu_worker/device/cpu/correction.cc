@@ -96,11 +96,12 @@ std::vector<float> Kernel(absl::Span<const int32_t> picked, Cached& features, fl
   const float scale = square > 0 ? 1.0f / square : 0;
   ProductTransposed(features.rows, p, width, scale, features.values.data(), width, chosen.data(),
                     width, 0.0f, kernel.data(), p);
+  std::vector<float> nearness(features.rows);  // by distance
+  for (int64_t d = 0; d < features.rows; ++d) {
+    nearness[d] = std::exp(-static_cast<float>(d) / constants.length) + 1.0f;
+  }
   for (int64_t r = 0; r < features.rows; ++r) {
-    for (int64_t i = 0; i < p; ++i) {
-      const float distance = static_cast<float>(std::abs(r - picked[i]));
-      kernel[r * p + i] += std::exp(-distance / constants.length) + 1.0f;
-    }
+    for (int64_t i = 0; i < p; ++i) kernel[r * p + i] += nearness[std::abs(r - picked[i])];
   }
   return kernel;
 }

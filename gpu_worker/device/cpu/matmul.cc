@@ -18,8 +18,11 @@ namespace {
 // Up to this many rows a product is bound by reading the weights, and each weight row is read once
 // for all.
 constexpr int64_t kFewRows = 4;
-// Rows of a weight in a panel: 64 x 576 widened numbers stay in a second-level cache.
-constexpr int64_t kPanelRows = 64;
+// A product is cut into tasks of at most so many rows of x and rows of the weight. They depend on
+// the shape alone, so the bits do not depend on the number of threads. Large enough that widening a
+// panel for every block of rows, and oneDNN's packing of both, cost a few percent.
+constexpr int64_t kMostRows = 256;
+constexpr int64_t kMostPanelRows = 320;
 // Panels for oneDNN's bf16 product, which packs by itself.
 constexpr int64_t kBf16PanelRows = 256;
 
@@ -208,8 +211,15 @@ void MatMul::RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out) 
 
 void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
   if (w.dtype == DType::kF32 || bf16_ == nullptr) {
-    parallel_->ForRanges(w.rows, kPanelRows, [&](int64_t first, int64_t last) {
-      RunWidePanel(x, w, first, last, accumulate, out);
+    // An even number of panels serves an even number of cores.
+    const int64_t panels = 2 * ((w.rows + 2 * kMostPanelRows - 1) / (2 * kMostPanelRows));
+    const int64_t panel_rows = (w.rows + panels - 1) / panels;
+    const int64_t blocks = (x.rows + kMostRows - 1) / kMostRows;
+    parallel_->For(blocks * panels, [&](int64_t task) {
+      const int64_t row = task / panels * kMostRows, first = task % panels * panel_rows;
+      const int64_t rows = std::min(kMostRows, x.rows - row);
+      RunWidePanel(x.Slice(row, rows), w, first, std::min(w.rows, first + panel_rows), accumulate,
+                   out.Slice(row, rows));
     });
     return;
   }
@@ -231,6 +241,7 @@ void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
 // Rows first .. last of w in f32.
 void MatMul::RunWidePanel(Matrix x, const Weight& w, int64_t first, int64_t last, bool accumulate,
                           Matrix out) {
+  if (first >= last) return;
   const float* panel = nullptr;
   thread_local std::vector<float> wide;
   if (w.dtype == DType::kF32) {
