@@ -47,8 +47,8 @@ read_settings() {
     check_number "${port% *}" "${port#* }" "$whole" 1 65535 "give a port between 1 and 65535"
   done
   max_len=${MAX_LEN:-} chunk_size=${LMCACHE_CHUNK_SIZE:-256}
-  [[ -z $max_len ]] || check_number MAX_LEN "$max_len" "$whole" 16 10000000 "give a number of tokens, 16 or more"
-  check_number LMCACHE_CHUNK_SIZE "$chunk_size" "$whole" 1 65536 "give tokens between 1 and 65536"
+  [[ -z $max_len ]] || check_number MAX_LEN "$max_len" "$whole" 128 10000000 "give a number of tokens, 128 or more"
+  check_number LMCACHE_CHUNK_SIZE "$chunk_size" "$whole" 16 65536 "give tokens between 16 and 65536"
   ratio=${LMCACHE_BLEND_RECOMPUTE_RATIOS:-0.15} check_layer=${LMCACHE_BLEND_CHECK_LAYERS:-1}
   check_number LMCACHE_BLEND_RECOMPUTE_RATIOS "$ratio" "$real" 0 1 "give one number between 0 and 1"
   check_number LMCACHE_BLEND_CHECK_LAYERS "$check_layer" "$whole" 1 1000 "give one layer, 1 or more"

@@ -1,4 +1,6 @@
 // tessera_worker: loads a model, checks itself, serves proto/worker.proto.
+#include <unistd.h>
+
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -47,8 +49,17 @@ ABSL_FLAG(int, queue, 256, "requests that may wait before new ones are refused")
 namespace tessera {
 namespace {
 
-// Requests whose chunks may wait to be stored.
-constexpr size_t kStoreQueue = 16;
+// A prompt of max_len tokens needs that much KV memory: better to know it now than in the middle of
+// a request.
+absl::Status CheckKvFits(const Decoder& decoder) {
+  const int64_t physical = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  const int64_t needed = decoder.max_len() * KvMemory::BytesPerToken(decoder.config());
+  if (needed <= physical) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the KV of ", decoder.max_len(), " tokens takes ", needed >> 20,
+                   " MiB, but this machine has ", physical >> 20, " MiB: set --max_len to at most ",
+                   physical / KvMemory::BytesPerToken(decoder.config()) / 2));
+}
 
 absl::StatusOr<BlendConfig> BlendConfigFromFlags() {
   BlendConfig config;
@@ -112,6 +123,9 @@ absl::Status Serve() {
     return absl::InvalidArgumentError(
         absl::StrCat("--check_layer must be between 0 and ", decoder->config().layers - 1));
   }
+  RETURN_IF_ERROR(CheckKvFits(*decoder));
+  if (absl::GetFlag(FLAGS_queue) < 1)
+    return absl::InvalidArgumentError("--queue must be at least 1");
   const ChunkKey fingerprint =
       LayoutOf(decoder->config(), decoder->weights().files->Digest()).Fingerprint();
   LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
@@ -123,7 +137,9 @@ absl::Status Serve() {
   Blender blender(decoder.get(), client.get(), fingerprint, config);
   ServedModel served{ModelName(folder), fingerprint.ToHex(),
                      absl::GetFlag(FLAGS_blend) && PassesSelfTest(*decoder, config, blender)};
-  ChunkWriter writer(client.get(), config.tokens_per_piece, kStoreQueue);
+  // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
+  ChunkWriter writer(client.get(), config.tokens_per_piece,
+                     decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
   Engine engine(decoder.get(), &blender, &writer, absl::GetFlag(FLAGS_queue));
   ASSIGN_OR_RETURN(
       const std::unique_ptr<WorkerServer> server,

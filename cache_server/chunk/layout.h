@@ -18,7 +18,7 @@ struct Layout {
   uint32_t kv_heads = 0;  // of this rank
   uint32_t head_dim = 0;
   std::string dtype = "bf16";
-  std::string rope;  // every RoPE parameter, as "theta=...;scaling=..."
+  std::string rope;  // every RoPE parameter, and what else of the configuration K and V depend on
   uint32_t tp_rank = 0;
   uint32_t tp_size = 1;
   uint32_t format_version = 1;

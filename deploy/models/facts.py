@@ -15,7 +15,8 @@ def main(folder):
     )
     heads = c["num_attention_heads"]
     kv_row = c.get("num_key_value_heads", heads) * (c.get("head_dim") or c["hidden_size"] // heads)
-    print(weights, c["num_hidden_layers"] * 2 * kv_row * 2, c.get("max_position_embeddings", 2048))
+    # K and V in f32, as the CPU worker holds them.
+    print(weights, c["num_hidden_layers"] * 2 * kv_row * 4, c.get("max_position_embeddings", 2048))
 
 
 if __name__ == "__main__":

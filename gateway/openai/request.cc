@@ -1,5 +1,6 @@
 #include "gateway/openai/request.h"
 
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -24,17 +25,13 @@ constexpr int64_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 constexpr std::string_view kPolicies[] = {"query_v", "query", "hkvd_v", "hkvd_k",
                                           "first_k", "none",  "full",   "random"};
 constexpr std::string_view kPolicyNames =
-    "query_v, query, hkvd_v, hkvd_k, first_k, none, full, random, or a sum such as query_v+first";
+    "query_v, query, hkvd_v, hkvd_k, first_k, none, full, random, or one of them with +first";
 
-// A policy, or a sum of policies; in a sum first_k may be written `first`.
+// A policy, or one with the first rows added, as the worker names them.
 bool KnownPolicy(std::string_view policy) {
-  const std::vector<std::string> terms = absl::StrSplit(AbslView(policy), '+');
-  for (const std::string& term : terms) {
-    bool known = terms.size() > 1 && term == "first";
-    for (const std::string_view name : kPolicies) known = known || term == name;
-    if (!known) return false;
-  }
-  return true;
+  constexpr std::string_view kPlusFirst = "+first";
+  if (policy.ends_with(kPlusFirst)) policy.remove_suffix(kPlusFirst.size());
+  return std::find(std::begin(kPolicies), std::end(kPolicies), policy) != std::end(kPolicies);
 }
 
 void ReadSampling(Fields& fields, v1::SamplingOptions* sampling) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blend_run.h"
@@ -22,7 +23,7 @@ Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest) {
   layout.layers = static_cast<uint32_t>(model.layers);
   layout.kv_heads = static_cast<uint32_t>(model.kv_heads);
   layout.head_dim = static_cast<uint32_t>(model.head_dim);
-  layout.rope = model.rope.ToString();
+  layout.rope = absl::StrCat(model.rope.ToString(), " rms_eps=", model.rms_eps);
   return layout;
 }
 

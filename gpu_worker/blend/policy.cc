@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace tessera {
@@ -18,6 +19,8 @@ constexpr std::pair<std::string_view, Kind> kNames[] = {
     {"full", Kind::kFull},      {"random", Kind::kRandom}};
 
 constexpr std::string_view kPlusFirst = "+first";
+// Of a name that is unknown, so much is shown.
+constexpr size_t kShownName = 64;
 
 // SplitMix64 (Steele et al. 2014) of the row's number, as a number below 1.
 float RandomScore(uint64_t row) {
@@ -64,7 +67,7 @@ absl::StatusOr<SelectionPolicy> SelectionPolicy::Parse(std::string_view name) {
     return policy;
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "policy '", policy.name_,
+      "policy '", absl::CHexEscape(policy.name_.substr(0, kShownName)),
       "' is unknown: use query_v, query, hkvd_v, hkvd_k, first_k, none, full or random, "
       "or one of them with +first"));
 }

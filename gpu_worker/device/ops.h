@@ -56,6 +56,8 @@ struct CorrectionConstants {
   float length = 32;  // tokens
   float noise = 2;
   int fewest = 4;  // picked rows below which a chunk stays as it is
+  int most =
+      2048;  // and above which: the work grows with their cube, and little is left to correct
 };
 
 // All matrices are in this device's memory. Not thread-safe: one thread issues the work, the device

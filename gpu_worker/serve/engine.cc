@@ -5,11 +5,18 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
+
+// Of a request's id, so much is logged.
+constexpr size_t kShownId = 128;
+
+}  // namespace
 
 Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, size_t capacity)
     : decoder_(*decoder), blender_(*blender), writer_(*writer), queue_(capacity), thread_([this] {
@@ -19,6 +26,10 @@ Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, si
 Engine::~Engine() {
   stopping_ = true;
   queue_.Close();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (running_ != nullptr) *running_ = true;
+  }
   thread_.join();
 }
 
@@ -40,9 +51,17 @@ void Engine::Work() {
     } else if (*generation.cancelled) {
       generation.listener->OnFinished(absl::CancelledError("cancelled while waiting"), false, 0);
     } else {
+      SetRunning(generation.cancelled);
       Run(generation);
+      SetRunning(nullptr);
     }
   }
+}
+
+void Engine::SetRunning(std::shared_ptr<std::atomic<bool>> cancelled) {
+  absl::MutexLock lock(&mutex_);
+  running_ = std::move(cancelled);
+  if (stopping_ && running_ != nullptr) *running_ = true;
 }
 
 void Engine::Run(Generation& generation) {
@@ -57,7 +76,8 @@ void Engine::Run(Generation& generation) {
   int64_t tokens = 0;
   bool ended = false;
   const absl::Status status = Decode(generation, *prefilled, tokens, ended);
-  LOG(INFO) << "event=generated request=" << generation.request_id
+  LOG(INFO) << "event=generated request="
+            << absl::CHexEscape(generation.request_id.substr(0, kShownId))
             << " prompt_tokens=" << prefilled->tokens << " picked=" << prefilled->picked.size()
             << " queue_ms=" << absl::ToInt64Milliseconds(queued)
             << " prefill_ms=" << absl::ToInt64Milliseconds(took) << " tokens=" << tokens

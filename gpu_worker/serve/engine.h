@@ -10,7 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/bounded_queue.h"
 #include "gpu_worker/blend/blender.h"
@@ -48,7 +50,7 @@ class Engine {
  public:
   // All must outlive the engine. capacity: requests that may wait.
   Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, size_t capacity);
-  // Finishes the running request as cancelled and drops those that wait, telling their listeners.
+  // Cancels the running request and drops those that wait, telling their listeners.
   ~Engine();
 
   // RESOURCE_EXHAUSTED when the queue is full; the listener then hears nothing.
@@ -59,6 +61,7 @@ class Engine {
  private:
   void Work();
   void Run(Generation& generation);
+  void SetRunning(std::shared_ptr<std::atomic<bool>> cancelled);
   absl::Status Decode(Generation& generation, Prefilled& prefilled, int64_t& tokens, bool& ended);
 
   const Decoder& decoder_;
@@ -66,6 +69,9 @@ class Engine {
   ChunkWriter& writer_;
   BoundedQueue<std::unique_ptr<Generation>> queue_;
   std::atomic<bool> stopping_ = false;
+  absl::Mutex mutex_;
+  // The running request's flag; null between requests.
+  std::shared_ptr<std::atomic<bool>> running_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

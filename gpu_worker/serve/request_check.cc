@@ -66,13 +66,9 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
     return absl::InvalidArgumentError(
         absl::StrCat("recompute_ratio is ", prompt.recompute_ratio, ": set it between 0 and 1"));
   }
-  if (blend.has_correction()) {
-    prompt.correction = blend.correction();
-  } else {
-    prompt.correction = blend.policy().empty() && defaults.correction.has_value()
-                            ? *defaults.correction
-                            : prompt.policy.corrects_by_default();
-  }
+  prompt.correction = blend.has_correction()
+                          ? blend.correction()
+                          : defaults.correction.value_or(prompt.policy.corrects_by_default());
   return absl::OkStatus();
 }
 

@@ -15,9 +15,14 @@ namespace {
 
 constexpr int64_t kKeyTile = 256;
 // Query rows of a tile times the query heads that share a KV head.
-constexpr int64_t kQueryTile = 384;
+constexpr int64_t kQueryTile = 96;
+// Up to this many queries (rows times the heads of a group) the keys are cut into runs of
+// kSplitKeys.
+constexpr int64_t kFewQueries = 16;
+constexpr int64_t kSplitKeys = 512;
 // The scored form keeps whole rows of probabilities, so it takes fewer at a time.
 constexpr int64_t kScoredTile = 48;
+constexpr size_t kScoredTilesAtOnce = 64;
 
 // A tile of queries of one KV head: row (r, j) is query head j of the group at query row first + r.
 struct QueryTile {
@@ -88,42 +93,82 @@ void AddValues(const float* weights, int64_t rows, const LayerKv& kv, int64_t he
   }
 }
 
-// One tile over all its keys, with a running maximum and sum per row (Milakov and Gimelshein 2018;
-// FlashAttention's outer loop).
-void AttendTile(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv, int64_t group,
-                const QueryTile& tile, Matrix out) {
+// A tile's softmax over some of its keys: rows of unnormalised sums, their maxima and their
+// weights.
+struct Partial {
+  std::vector<float> result;  // [rows][head_dim]
+  std::vector<float> most;    // [rows]
+  std::vector<float> sum;     // [rows]
+};
+
+// Keys first .. last of one tile, with a running maximum and sum per row (Milakov and Gimelshein
+// 2018; FlashAttention's outer loop).
+void AttendKeys(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv, int64_t group,
+                const QueryTile& tile, int64_t first_key, int64_t last_key, Partial& partial) {
   const int64_t rows = tile.rows * group, d = kv.head_dim;
-  thread_local std::vector<float> queries, scores, result, most, sum;
+  thread_local std::vector<float> queries, scores;
   queries.resize(rows * d);
   scores.resize(rows * kKeyTile);
-  result.assign(rows * d, 0.0f);
-  most.assign(rows, -std::numeric_limits<float>::infinity());
-  sum.assign(rows, 0.0f);
+  partial.result.assign(rows * d, 0.0f);
+  partial.most.assign(rows, -std::numeric_limits<float>::infinity());
+  partial.sum.assign(rows, 0.0f);
   GatherQueries(q, tile, group, d, queries.data());
-  const int64_t keys = positions[tile.first + tile.rows - 1] + 1;
-  for (int64_t first = 0; first < keys; first += kKeyTile) {
-    const int64_t n = std::min(kKeyTile, keys - first);
+  for (int64_t first = first_key; first < last_key; first += kKeyTile) {
+    const int64_t n = std::min(kKeyTile, last_key - first);
     Scores(queries.data(), rows, kv, tile.head, first, n, scores.data());
     for (int64_t r = 0; r < rows; ++r) {
       float* row = scores.data() + r * n;
       const int64_t seen = std::clamp<int64_t>(positions[tile.first + r / group] + 1 - first, 0, n);
       std::fill(row + seen, row + n, 0.0f);
       if (seen == 0) continue;
-      const float top = std::max(most[r], MaxOf(row, seen));
-      const float shrink = std::exp(most[r] - top);
-      most[r] = top;
-      sum[r] = sum[r] * shrink + ExpAndSum(row, seen, top);
+      const float top = std::max(partial.most[r], MaxOf(row, seen));
+      const float shrink = std::exp(partial.most[r] - top);
+      partial.most[r] = top;
+      partial.sum[r] = partial.sum[r] * shrink + ExpAndSum(row, seen, top);
       if (shrink != 1.0f) {
-        for (int64_t i = 0; i < d; ++i) result[r * d + i] *= shrink;
+        for (int64_t i = 0; i < d; ++i) partial.result[r * d + i] *= shrink;
       }
     }
-    AddValues(scores.data(), rows, kv, tile.head, first, n, result.data());
+    AddValues(scores.data(), rows, kv, tile.head, first, n, partial.result.data());
   }
+}
+
+// Joins what several runs of keys gave for one tile, and writes it out. The first run holds key 0,
+// so every row has seen something.
+void JoinPartials(absl::Span<const Partial> partials, const QueryTile& tile, int64_t group,
+                  int64_t head_dim, Matrix out) {
+  const int64_t rows = tile.rows * group;
+  std::vector<float> joined(rows * head_dim, 0.0f);
   for (int64_t r = 0; r < rows; ++r) {
-    const float scale = 1.0f / sum[r];
-    for (int64_t i = 0; i < d; ++i) result[r * d + i] *= scale;
+    float top = partials[0].most[r], sum = 0;
+    for (const Partial& partial : partials) top = std::max(top, partial.most[r]);
+    for (const Partial& partial : partials) sum += partial.sum[r] * std::exp(partial.most[r] - top);
+    for (const Partial& partial : partials) {
+      const float weight = std::exp(partial.most[r] - top) / sum;
+      for (int64_t i = 0; i < head_dim; ++i) {
+        joined[r * head_dim + i] += weight * partial.result[r * head_dim + i];
+      }
+    }
   }
-  ScatterOutputs(result.data(), tile, group, d, out);
+  ScatterOutputs(joined.data(), tile, group, head_dim, out);
+}
+
+// A decode step: too few queries to keep the cores busy, so the keys are cut into runs
+// (FlashDecoding).
+void AttendSplit(Parallel& parallel, Matrix q, absl::Span<const int32_t> positions,
+                 const LayerKv& kv, int64_t group, absl::Span<const QueryTile> tiles, Matrix out) {
+  const int64_t keys = positions.back() + 1;
+  const int64_t splits = (keys + kSplitKeys - 1) / kSplitKeys;
+  std::vector<Partial> partials(tiles.size() * splits);
+  parallel.For(static_cast<int64_t>(partials.size()), [&](int64_t i) {
+    const int64_t first = i % splits * kSplitKeys;
+    AttendKeys(q, positions, kv, group, tiles[i / splits], first,
+               std::min(keys, first + kSplitKeys), partials[i]);
+  });
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    JoinPartials(absl::MakeConstSpan(partials).subspan(t * splits, splits), tiles[t], group,
+                 kv.head_dim, out);
+  }
 }
 
 // The same with whole rows of probabilities; adds each key's column sum to `attention`.
@@ -164,8 +209,17 @@ void AttendOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positio
   const int64_t group = GroupOf(q, positions, kv, out);
   if (q.rows == 0) return;
   const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kQueryTile);
-  parallel.For(static_cast<int64_t>(tiles.size()),
-               [&](int64_t i) { AttendTile(q, positions, kv, group, tiles[i], out); });
+  if (q.rows * group <= kFewQueries) {
+    AttendSplit(parallel, q, positions, kv, group, tiles, out);
+    return;
+  }
+  parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    thread_local Partial partial;
+    const QueryTile& tile = tiles[i];
+    AttendKeys(q, positions, kv, group, tile, 0, positions[tile.first + tile.rows - 1] + 1,
+               partial);
+    JoinPartials({&partial, 1}, tile, group, kv.head_dim, out);
+  });
 }
 
 void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> positions,
@@ -176,17 +230,22 @@ void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> p
   const int64_t slots = static_cast<int64_t>(scores.size());
   CHECK_GT(slots, positions.back());
   const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kScoredTile);
-  // One row of sums a tile, added up in tile order afterwards: the same bits with any number of
-  // threads.
-  std::vector<float> attention(tiles.size() * slots, 0.0f);
-  parallel.For(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    AttendScoredTile(q, positions, kv, group, tiles[i], out, attention.data() + i * slots);
-  });
+  // A row of sums a tile, some tiles at a time so that memory stays small, added up in tile order:
+  // the same bits with any number of threads.
+  std::vector<float> attention, sums(slots, 0.0f);
+  for (size_t done = 0; done < tiles.size(); done += kScoredTilesAtOnce) {
+    const size_t count = std::min(kScoredTilesAtOnce, tiles.size() - done);
+    attention.assign(count * slots, 0.0f);
+    parallel.For(static_cast<int64_t>(count), [&](int64_t i) {
+      AttendScoredTile(q, positions, kv, group, tiles[done + i], out, attention.data() + i * slots);
+    });
+    for (size_t t = 0; t < count; ++t) {
+      for (int64_t slot = 0; slot < slots; ++slot) sums[slot] += attention[t * slots + slot];
+    }
+  }
   const float mean = 1.0f / static_cast<float>(q.rows * group * kv.kv_heads);
   parallel.ForRanges(slots, 256, [&](int64_t first, int64_t last) {
     for (int64_t slot = first; slot < last; ++slot) {
-      float sum = 0;
-      for (size_t t = 0; t < tiles.size(); ++t) sum += attention[t * slots + slot];
       float weight = mean;
       if (by_value_norm) {
         float squares = 0;
@@ -195,7 +254,7 @@ void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> p
         }
         weight *= std::sqrt(squares);
       }
-      scores[slot] += sum * weight;
+      scores[slot] += sums[slot] * weight;
     }
   });
 }

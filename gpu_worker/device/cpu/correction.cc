@@ -107,8 +107,8 @@ std::vector<float> Kernel(absl::Span<const int32_t> picked, Cached& features, fl
 }
 
 // Replaces right [n][width] by matrix^-1 right; matrix [n][n] symmetric positive definite,
-// destroyed.
-void SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
+// destroyed. False when it is not, as with numbers that are not finite.
+bool SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
                      std::vector<float>& right) {
   auto at = [&](int64_t i, int64_t j) -> float& { return matrix[i * n + j]; };
   auto subtract = [&](int64_t to, float factor, int64_t from) {
@@ -125,7 +125,7 @@ void SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
       at(i, j) = (at(i, j) - Dot(&at(i, 0), &at(j, 0), j)) / at(j, j);
     }
     const float rest = at(i, i) - Dot(&at(i, 0), &at(i, 0), i);
-    CHECK_GT(rest, 0) << "the correction's kernel is not positive definite";
+    if (!(rest > 0)) return false;
     at(i, i) = std::sqrt(rest);
   }
   for (int64_t i = 0; i < n; ++i) {
@@ -136,6 +136,7 @@ void SolveByCholesky(int64_t n, std::vector<float>& matrix, int64_t width,
     for (int64_t j = i + 1; j < n; ++j) subtract(i, at(j, i), j);
     divide(i, at(i, i));
   }
+  return true;
 }
 
 // Adds change[rows][2 * width] to the chunk's rows in KV memory. K there is rotated; rotation is
@@ -161,7 +162,7 @@ void CorrectChunk(const CorrectionTask& task, Matrix fresh_k, Matrix fresh_v,
                   const CorrectionConstants& constants, const RopeTable& rope, const LayerKv& kv) {
   const int64_t p = static_cast<int64_t>(task.picked.size());
   const int64_t width = kv.kv_heads * kv.head_dim;
-  if (p < constants.fewest) return;
+  if (p < constants.fewest || p > constants.most) return;
   Cached cached = WidenChunk(task, width);
   std::vector<float> weights = Deviations(task, cached, fresh_k, fresh_v);
   const float square = MakeFeatures(task.picked, cached);
@@ -171,7 +172,8 @@ void CorrectChunk(const CorrectionTask& task, Matrix fresh_k, Matrix fresh_v,
     std::copy_n(kernel.data() + task.picked[i] * p, p, among.data() + i * p);
     among[i * p + i] += constants.noise;
   }
-  SolveByCholesky(p, among, 2 * width, weights);
+  // A cache may hold anything; a chunk that cannot be corrected stays as it is.
+  if (!SolveByCholesky(p, among, 2 * width, weights)) return;
   std::vector<float> change(cached.rows * 2 * width);
   Product(cached.rows, 2 * width, p, kernel.data(), p, weights.data(), 2 * width, 0.0f,
           change.data(), 2 * width);

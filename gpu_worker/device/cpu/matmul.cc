@@ -108,17 +108,21 @@ class MatMul::Bf16Products {
     const dnnl::memory::desc a_desc({m, k}, Type::bf16, dnnl::memory::dims{k, 1});
     const dnnl::memory::desc b_desc({k, n}, Type::bf16, dnnl::memory::dims{1, k});
     const dnnl::memory::desc c_desc({m, n}, Type::f32, dnnl::memory::dims{ldc, 1});
-    dnnl::matmul product;
+    Product product;
     try {  // oneDNN's C++ face reports what it cannot do by an exception
       product = Primitive({m, n, k, ldc, accumulate}, a_desc, b_desc, c_desc);
     } catch (const dnnl::error&) {
       return false;
     }
     dnnl::stream stream(engine_);
-    product.execute(stream,
-                    {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine_, const_cast<Bf16*>(a))},
-                     {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine_, const_cast<Bf16*>(b))},
-                     {DNNL_ARG_DST, dnnl::memory(c_desc, engine_, c)}});
+    // A primitive may run on several threads at once only with scratch memory of each thread's own.
+    thread_local std::vector<std::byte> scratch;
+    scratch.resize(std::max(scratch.size(), product.scratch.get_size()));
+    product.matmul.execute(
+        stream, {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine_, const_cast<Bf16*>(a))},
+                 {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine_, const_cast<Bf16*>(b))},
+                 {DNNL_ARG_DST, dnnl::memory(c_desc, engine_, c)},
+                 {DNNL_ARG_SCRATCHPAD, dnnl::memory(product.scratch, engine_, scratch.data())}});
     stream.wait();
     return true;
   }
@@ -133,29 +137,34 @@ class MatMul::Bf16Products {
       return H::combine(std::move(h), s.m, s.n, s.k, s.ldc, s.accumulate);
     }
   };
+  struct Product {
+    dnnl::matmul matmul;
+    dnnl::memory::desc scratch;
+  };
   static constexpr size_t kMostShapes = 512;
 
-  dnnl::matmul Primitive(const Shape& shape, const dnnl::memory::desc& a,
-                         const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
+  Product Primitive(const Shape& shape, const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+                    const dnnl::memory::desc& c) {
     absl::MutexLock lock(&mutex_);
     auto found = primitives_.find(shape);
     if (found != primitives_.end()) return found->second;
     dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (shape.accumulate) {
       dnnl::post_ops add;
       add.append_sum();
       attributes.set_post_ops(add);
     }
     if (primitives_.size() >= kMostShapes) primitives_.clear();
-    dnnl::matmul product(
-        dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attributes, engine_));
+    const dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(a, b, c), attributes, engine_);
+    Product product{dnnl::matmul(desc), desc.scratchpad_desc()};
     primitives_.emplace(shape, product);
     return product;
   }
 
   dnnl::engine engine_;
   absl::Mutex mutex_;
-  absl::flat_hash_map<Shape, dnnl::matmul> primitives_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Shape, Product> primitives_ ABSL_GUARDED_BY(mutex_);
 };
 
 MatMul::MatMul(Parallel* parallel) : parallel_(parallel) {

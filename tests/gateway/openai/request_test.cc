@@ -101,7 +101,7 @@ TEST(RequestTest, ReadsBlendOptions) {
   EXPECT_FALSE(request.blend.correction());
   EXPECT_EQ(Completion(R"("tessera": {"mode": "auto"})").blend.mode(), worker::v1::AUTO);
   for (const char* policy : {"query_v", "query", "hkvd_v", "hkvd_k", "first_k", "none", "full",
-                             "random", "query+first_k"}) {
+                             "random", "query+first"}) {
     EXPECT_EQ(Completion(std::string(R"("tessera": {"policy": ")") + policy + "\"}").blend.policy(),
               policy);
   }

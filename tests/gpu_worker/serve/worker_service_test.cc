@@ -36,7 +36,8 @@ class WorkerServiceTest : public TinyBlendTest {
   }
 
   void StartWorker(size_t queue) {
-    writer_ = std::make_unique<ChunkWriter>(client_.get(), worker_->config.tokens_per_piece, 16);
+    writer_ = std::make_unique<ChunkWriter>(client_.get(), worker_->config.tokens_per_piece,
+                                            /*most_bytes=*/1 << 24);
     engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
                                        writer_.get(), queue);
     auto server = StartWorkerServer("127.0.0.1:0", {"tiny", "fingerprint", true},

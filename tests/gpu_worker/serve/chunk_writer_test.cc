@@ -1,0 +1,69 @@
+#include "gpu_worker/serve/chunk_writer.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_worker/blend/tiny_blend.h"
+
+namespace tessera {
+namespace {
+
+// A cache that is slow to store: it waits until it is told to go on.
+class SlowClient final : public CacheClient {
+ public:
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     absl::Duration timeout) override {
+    return MakeNullCacheClient()->Fetch(std::move(targets), timeout);
+  }
+  size_t Store(const std::vector<StoreSource>& sources, absl::Duration) override {
+    if (!entered.HasBeenNotified()) entered.Notify();
+    go_on.WaitForNotification();
+    stored += sources.size();
+    return sources.size();
+  }
+  ClientCounters counters() const override { return {}; }
+
+  absl::Notification entered, go_on;
+  size_t stored = 0;
+};
+
+std::vector<FreshChunk> OneChunk(const ModelConfig& model) {
+  std::vector<FreshChunk> chunks(1);
+  chunks[0].chunk = std::make_unique<RawChunk>(model, 16, 16);
+  return chunks;
+}
+
+TEST(ChunkWriterTest, HoldsNoMoreBytesThanItMay) {
+  const ModelConfig model = *ParseModelConfig(TinyLlamaConfig());
+  const RawChunk size(model, 16, 16);
+  const int64_t bytes = size.SliceBytes(0) * size.layers();
+  SlowClient client;
+  {
+    ChunkWriter writer(&client, 16, 2 * bytes);
+    writer.Write(OneChunk(model));
+    client.entered.WaitForNotification();  // it is being stored, and still counts
+    writer.Write(OneChunk(model));
+    writer.Write(OneChunk(model));
+    EXPECT_EQ(writer.dropped(), 1u);
+    client.go_on.Notify();
+  }
+  EXPECT_EQ(client.stored, 2u);
+}
+
+TEST(ChunkWriterTest, StoresWhatWaitsBeforeItEnds) {
+  const ModelConfig model = *ParseModelConfig(TinyLlamaConfig());
+  SlowClient client;
+  client.go_on.Notify();
+  {
+    ChunkWriter writer(&client, 16, 1 << 24);
+    for (int i = 0; i < 20; ++i) writer.Write(OneChunk(model));
+    writer.Write({});
+  }
+  EXPECT_EQ(client.stored, 20u);
+}
+
+}  // namespace
+}  // namespace tessera
