@@ -3,7 +3,6 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include "absl/flags/parse.h"
 #include "glog/logging.h"
@@ -38,7 +37,5 @@ void WaitForStopSignal() {
   int received = 0;
   sigwait(&signals, &received);
 }
-
-void StopProcess() { kill(getpid(), SIGTERM); }
 
 }  // namespace tessera

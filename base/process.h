@@ -10,11 +10,8 @@ namespace tessera {
 // Call once, first in main, before any thread starts.
 void StartProcess(int argc, char** argv);
 
-// Blocks until SIGINT or SIGTERM arrives, or StopProcess is called.
+// Blocks until SIGINT or SIGTERM arrives.
 void WaitForStopSignal();
-
-// Makes WaitForStopSignal return, as if the process had been sent SIGTERM.
-void StopProcess();
 
 }  // namespace tessera
 

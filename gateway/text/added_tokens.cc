@@ -32,14 +32,6 @@ bool IsWord(char32_t code_point) {
   }
 }
 
-// Start of the code point that ends just before `end`.
-size_t PreviousBorder(std::string_view text, size_t end) {
-  do {
-    --end;
-  } while ((static_cast<uint8_t>(text[end]) & 0xc0) == 0x80);
-  return end;
-}
-
 bool WordBeside(std::string_view text, ByteRange match) {
   if (match.begin > 0) {
     size_t offset = PreviousBorder(text, match.begin);

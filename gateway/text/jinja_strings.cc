@@ -30,13 +30,6 @@ bool Strips(char32_t c, const Value* letters) {
   return false;
 }
 
-size_t PreviousBorder(std::string_view text, size_t end) {
-  do {
-    --end;
-  } while ((static_cast<uint8_t>(text[end]) & 0xc0) == 0x80);
-  return end;
-}
-
 absl::StatusOr<Value> Strip(const Call& call, bool left, bool right) {
   // The filter trim takes values that are no text, too.
   const TrackedText text = ToText(call.arguments[0], kOtherOrigin);

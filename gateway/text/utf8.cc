@@ -78,6 +78,13 @@ char32_t NextCodePoint(std::string_view text, size_t* offset) {
   return code_point;
 }
 
+size_t PreviousBorder(std::string_view text, size_t end) {
+  do {
+    --end;
+  } while ((static_cast<uint8_t>(text[end]) & 0xc0) == 0x80);
+  return end;
+}
+
 void AppendUtf8(char32_t code_point, std::string* text) {
   const auto push = [text](char32_t byte) { text->push_back(static_cast<char>(byte)); };
   if (code_point < 0x80) {

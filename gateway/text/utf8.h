@@ -16,6 +16,9 @@ size_t FindInvalidUtf8(std::string_view text);
 // The code point at text[*offset], which must be UTF-8; moves *offset behind it.
 char32_t NextCodePoint(std::string_view text, size_t* offset);
 
+// Start of the code point that ends just before `end`, which is above 0; `text` must be UTF-8.
+size_t PreviousBorder(std::string_view text, size_t end);
+
 // Appends `code_point`, at most U+10FFFF.
 void AppendUtf8(char32_t code_point, std::string* text);
 

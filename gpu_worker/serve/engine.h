@@ -56,8 +56,6 @@ class Engine {
   // RESOURCE_EXHAUSTED when the queue is full; the listener then hears nothing.
   absl::Status Submit(std::unique_ptr<Generation> generation);
 
-  size_t waiting() const { return queue_.size(); }
-
  private:
   void Work();
   void Run(Generation& generation);

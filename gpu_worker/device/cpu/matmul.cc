@@ -3,8 +3,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstring>
-#include <unordered_map>
+#include <cstddef>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"

@@ -10,6 +10,7 @@
 #include "gpu_worker/model/decoder.h"
 #include "gtest/gtest.h"
 #include "tests/golden/golden.h"
+#include "tests/gpu_worker/all_rows.h"
 #include "tests/gpu_worker/tiny_model.h"
 
 namespace tessera {
@@ -28,12 +29,7 @@ TEST(FamiliesTest, LogitsEqualTransformers) {
     auto decoder = Decoder::Load(folder, 0, ops.get());
     ASSERT_TRUE(decoder.ok()) << decoder.status();
     const auto n = static_cast<int64_t>(golden.ids.size());
-    const KvMemory kv((*decoder)->config(), n);
-    const Activations h = (*decoder)->Embed(golden.ids);
-    const std::vector<int32_t> positions = PositionsFrom(0, n);
-    for (int64_t layer = 0; layer < (*decoder)->config().layers; ++layer) {
-      (*decoder)->RunLayer(layer, positions, kv, h, n);
-    }
+    const Activations h = AllRows(**decoder, golden.ids);
     const auto rows = static_cast<int64_t>(golden.logits.size());
     const Activations logits = (*decoder)->Logits(h->Slice(n - rows, rows));
     for (int64_t r = 0; r < rows; ++r) {

@@ -9,6 +9,7 @@
 #include "gpu_worker/model/decoder.h"
 #include "gtest/gtest.h"
 #include "tests/golden/golden.h"
+#include "tests/gpu_worker/all_rows.h"
 
 namespace tessera {
 namespace {
@@ -46,12 +47,7 @@ TEST(PrefillGoldenTest, AgreesOnRealParagraphs) {
   double kl = 0;
   for (const GoldenPrefill& golden : paragraphs) {
     const auto n = static_cast<int64_t>(golden.ids.size());
-    const KvMemory kv((*decoder)->config(), n);
-    const Activations h = (*decoder)->Embed(golden.ids);
-    const std::vector<int32_t> positions = PositionsFrom(0, n);
-    for (int64_t layer = 0; layer < (*decoder)->config().layers; ++layer) {
-      (*decoder)->RunLayer(layer, positions, kv, h, n);
-    }
+    const Activations h = AllRows(**decoder, golden.ids);
     const Activations logits = (*decoder)->Logits(h);
     for (int64_t r = 0; r < n; ++r, ++rows) {
       const float* row = logits->Row(r);
