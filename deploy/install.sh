@@ -19,6 +19,8 @@ libabsl-dev             Status, flags, synchronization
 libgoogle-glog-dev      logs and CHECK
 libssl-dev              SHA-256 of chunk keys
 libxxhash-dev           checksums of layer slices
+prometheus-cpp-dev      metrics
+librocksdb-dev          the cache server's tier on a disk
 libboost1.81-dev        HTTP server (Beast, Asio)
 libboost-json1.81-dev   JSON of the API
 libpcre2-dev            the tokenizer's patterns

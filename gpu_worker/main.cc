@@ -24,7 +24,15 @@
 ABSL_FLAG(std::string, listen, "127.0.0.1:7601",
           "host:port to serve on; port 0 takes any free one");
 ABSL_FLAG(std::string, cache, "127.0.0.1:7600",
-          "host:port of the cache server; empty: no cache, every chunk is computed");
+          "host:port or unix:/path of the cache server; empty: no cache, every chunk is computed");
+ABSL_FLAG(std::string, cache_ca, "",
+          "file with the certificates that the cache server's must come from; empty: no TLS");
+ABSL_FLAG(std::string, cache_cert, "", "file with this worker's certificate for the cache server");
+ABSL_FLAG(std::string, cache_key, "", "file with the key of --cache_cert");
+ABSL_FLAG(std::string, cache_token, "",
+          "file whose first line is the token that the cache server wants; empty: none");
+ABSL_FLAG(bool, cache_shm, true,
+          "read the memory of a cache server on this machine in place, where it offers that");
 ABSL_FLAG(std::string, model, "",
           "Hugging Face folder: config.json and *.safetensors in bf16 or f32 (required)");
 ABSL_FLAG(std::string, model_name, "", "name that clients give; empty: the folder's name");
@@ -109,6 +117,18 @@ bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& 
   return true;
 }
 
+absl::StatusOr<std::unique_ptr<CacheClient>> CacheClientFromFlags() {
+  CacheAddress cache;
+  cache.address = absl::GetFlag(FLAGS_cache);
+  if (cache.address.empty()) return MakeNullCacheClient();
+  cache.ca_file = absl::GetFlag(FLAGS_cache_ca);
+  cache.cert_file = absl::GetFlag(FLAGS_cache_cert);
+  cache.key_file = absl::GetFlag(FLAGS_cache_key);
+  cache.token_file = absl::GetFlag(FLAGS_cache_token);
+  cache.shared_memory = absl::GetFlag(FLAGS_cache_shm);
+  return MakeCacheClient(cache);
+}
+
 absl::Status Serve() {
   const std::string folder = absl::GetFlag(FLAGS_model);
   if (folder.empty())
@@ -131,9 +151,7 @@ absl::Status Serve() {
   LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
             << " weights_bytes=" << decoder->weights().files->total_bytes()
             << " fingerprint=" << fingerprint.ToHex().substr(0, 16);
-  const std::string cache = absl::GetFlag(FLAGS_cache);
-  const std::unique_ptr<CacheClient> client =
-      cache.empty() ? MakeNullCacheClient() : MakeGrpcCacheClient(cache);
+  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> client, CacheClientFromFlags());
   Blender blender(decoder.get(), client.get(), fingerprint, config);
   ServedModel served{ModelName(folder), fingerprint.ToHex(),
                      absl::GetFlag(FLAGS_blend) && PassesSelfTest(*decoder, config, blender)};

@@ -46,6 +46,36 @@ ChunkKey MakeChunkKey(const ChunkKey& fingerprint, std::string_view salt,
 // is part of it, since a server may be used by workers that cut differently.
 ChunkKey MakePieceKey(const ChunkKey& chunk, uint32_t tokens_per_piece, uint32_t index);
 
+// The key of a block for exact prefix caching (multi-turn chat): SHA-256 over (the parent's key, the
+// block's token ids). Unlike a chunk, a block has seen all that stands before it, so its key covers
+// the whole prompt up to its end, through its parents. Blocks come only from full prefills.
+ChunkKey MakeBlockKey(const ChunkKey& parent, absl::Span<const uint32_t> tokens);
+
+// The parent of a prompt's first block: SHA-256 over (layout fingerprint, tenant salt, a mark that
+// no chunk's key has).
+ChunkKey MakePrefixRoot(const ChunkKey& fingerprint, std::string_view salt);
+
+// Whose bytes a piece counts as, for quotas: the first 16 bytes of SHA-256 over (a mark, the salt),
+// so that the server learns no salt. All zero without a salt.
+struct Tenant {
+  std::array<uint8_t, 16> bytes{};
+
+  // 32 lower-case hexadecimal digits.
+  std::string ToHex() const;
+  std::string_view AsBytes() const {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  // Empty gives the tenant without a salt. INVALID_ARGUMENT unless `raw` is 0 or 16 bytes.
+  static absl::StatusOr<Tenant> FromBytes(std::string_view raw);
+
+  friend bool operator==(const Tenant&, const Tenant&) = default;
+  template <typename H>
+  friend H AbslHashValue(H h, const Tenant& tenant) {
+    return H::combine(std::move(h), tenant.bytes);
+  }
+};
+Tenant MakeTenant(std::string_view salt);
+
 }  // namespace tessera
 
 #endif  // TESSERA_CACHE_SERVER_CHUNK_KEY_H_

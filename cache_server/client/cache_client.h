@@ -9,19 +9,29 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "cache_server/chunk/key.h"
 
 namespace tessera {
 
 // One piece to fetch, and where its bytes go: `layers` slices of `slice_bytes`, one after the
-// other. The memory must outlive the FetchStream. A piece that is stored with other sizes is a
-// miss.
+// other. The memory must outlive the FetchStream. Without memory, the stream has its own, or reads
+// the server's memory in place (see FetchStream::Slice). A piece that is stored with other sizes is
+// a miss.
 struct FetchTarget {
   ChunkKey key;
   uint32_t layers = 0;
   uint64_t slice_bytes = 0;
   std::byte* memory = nullptr;
+};
+
+struct FetchOptions {
+  // The whole stream must end within this time.
+  absl::Duration timeout = absl::Seconds(10);
+  // The targets are a chain of prefix blocks: those after the first miss are misses too.
+  bool stop_at_first_miss = false;
 };
 
 // One piece to store; the memory must live until Store returns.
@@ -30,6 +40,7 @@ struct StoreSource {
   uint32_t layers = 0;
   uint64_t slice_bytes = 0;
   const std::byte* memory = nullptr;
+  Tenant tenant = {};
 };
 
 // A fetch on its way. Thread-safe. Its destructor cancels what is still travelling, and when it
@@ -43,9 +54,20 @@ class FetchStream {
   virtual std::vector<std::string> WaitForHeader() = 0;
 
   // Waits until this slice has arrived and its checksum was verified. False: it did not come
-  // (missing, stream broken, too late, wrong checksum), and neither will any later layer of this
-  // target; what came before may be used, but the whole piece should be recomputed.
+  // (missing, stream broken, too late, wrong checksum, cancelled), and neither will any later layer
+  // of this target; what came before may be used, but the whole piece should be recomputed.
   virtual bool WaitForSlice(size_t target, uint32_t layer) = 0;
+
+  // The bytes of a slice that WaitForSlice said true for, until the stream's end: in the target's
+  // memory if it has one. Without one they may be the server's own memory, under a lease: whoever
+  // has used them asks LeaseHeld afterwards, and throws away what it made of them if that is false.
+  virtual absl::Span<const std::byte> Slice(size_t target, uint32_t layer) = 0;
+
+  // Whether all bytes that Slice showed so far were still those that WaitForSlice verified.
+  virtual bool LeaseHeld() = 0;
+
+  // Whoever waits, now or later, waits no longer: what has not come is a miss.
+  virtual void Cancel() = 0;
 };
 
 struct ClientCounters {
@@ -55,16 +77,19 @@ struct ClientCounters {
   uint64_t failed_stores = 0;
   uint64_t checksum_failures = 0;
   uint64_t skipped_calls = 0;  // not tried, because the server kept failing (circuit breaker)
+  uint64_t shm_bytes = 0;      // of fetched_bytes: read from shared memory
+  uint64_t shm_fallbacks = 0;  // calls that went over gRPC because shared memory failed
+  uint64_t lost_leases = 0;    // fetches whose lease ended before they did
 };
 
-// Thread-safe.
+// Thread-safe. Outlives its FetchStreams.
 class CacheClient {
  public:
   virtual ~CacheClient() = default;
 
-  // Starts a fetch; returns at once. The whole stream must end within `timeout`.
+  // Starts a fetch; returns at once.
   virtual std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                             absl::Duration timeout) = 0;
+                                             const FetchOptions& options) = 0;
 
   // Stores the pieces in one stream and waits for the answer, up to `timeout`. Returns how many the
   // server newly holds; a failure is counted and reported as 0.
@@ -73,9 +98,24 @@ class CacheClient {
   virtual ClientCounters counters() const = 0;
 };
 
-// A client over gRPC. `address` is "host:port" or "unix:/path". No connection is made before the
-// first call, and a server that comes later is found.
-std::unique_ptr<CacheClient> MakeGrpcCacheClient(const std::string& address);
+// How to reach a server, and what it wants to see.
+struct CacheAddress {
+  std::string address;  // "host:port" or "unix:/path"
+  // TLS: file with the certificates to trust; empty: no TLS.
+  std::string ca_file;
+  // mTLS: this client's own certificate and key; both or none.
+  std::string cert_file;
+  std::string key_file;
+  // File whose first line is the token to send; empty: none.
+  std::string token_file;
+  // Read the memory of a server on the same machine in place, where it offers that.
+  bool shared_memory = true;
+};
+
+// A client of one server: shared memory where the server offers it and lets us, gRPC for the rest
+// and whenever that fails. No connection is made before the first call, and a server that comes
+// later is found. Errors: a file of `address` that cannot be read.
+absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address);
 
 // For a worker without a cache: every fetch misses, every store is dropped.
 std::unique_ptr<CacheClient> MakeNullCacheClient();

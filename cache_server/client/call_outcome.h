@@ -37,6 +37,15 @@ class CallOutcomes {
     breaker_.RecordFailure(absl::Now());
   }
   void Fetched(uint64_t bytes) { fetched_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  // A fetch over shared memory that broke: says nothing about the server's other face.
+  void ShmFetchFailed() { failed_fetches_.fetch_add(1, std::memory_order_relaxed); }
+  void ShmRead(uint64_t bytes) {
+    Fetched(bytes);
+    shm_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  }
+  void ShmStored(uint64_t bytes) { stored_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  void ShmFellBack() { shm_fallbacks_.fetch_add(1, std::memory_order_relaxed); }
+  void LeaseLost() { lost_leases_.fetch_add(1, std::memory_order_relaxed); }
   void ChecksumFailed() { checksum_failures_.fetch_add(1, std::memory_order_relaxed); }
 
   ClientCounters counters() const {
@@ -45,7 +54,10 @@ class CallOutcomes {
             .failed_fetches = failed_fetches_.load(std::memory_order_relaxed),
             .failed_stores = failed_stores_.load(std::memory_order_relaxed),
             .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
-            .skipped_calls = skipped_calls_.load(std::memory_order_relaxed)};
+            .skipped_calls = skipped_calls_.load(std::memory_order_relaxed),
+            .shm_bytes = shm_bytes_.load(std::memory_order_relaxed),
+            .shm_fallbacks = shm_fallbacks_.load(std::memory_order_relaxed),
+            .lost_leases = lost_leases_.load(std::memory_order_relaxed)};
   }
 
  private:
@@ -56,6 +68,9 @@ class CallOutcomes {
   std::atomic<uint64_t> failed_stores_{0};
   std::atomic<uint64_t> checksum_failures_{0};
   std::atomic<uint64_t> skipped_calls_{0};
+  std::atomic<uint64_t> shm_bytes_{0};
+  std::atomic<uint64_t> shm_fallbacks_{0};
+  std::atomic<uint64_t> lost_leases_{0};
 };
 
 }  // namespace tessera

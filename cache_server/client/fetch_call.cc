@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "cache_server/client/channel.h"
 #include "cache_server/transfer/byte_buffer.h"
 #include "glog/logging.h"
 #include "proto/kv_cache.pb.h"
@@ -14,18 +15,20 @@
 namespace tessera {
 
 FetchCall::FetchCall(grpc::GenericStub* stub, FetchProgress* progress, size_t first, size_t end,
-                     absl::Time deadline, std::shared_ptr<CallOutcomes> outcomes)
+                     const FetchCallOptions& options, std::shared_ptr<CallOutcomes> outcomes)
     : progress_(progress),
       first_(first),
       end_(end),
-      deadline_(deadline),
+      options_(options),
       outcomes_(std::move(outcomes)) {
   cache::v1::FetchRequest request;
   for (size_t i = first; i < end; ++i) {
     request.add_keys(std::string(progress->targets()[i].key.AsBytes()));
   }
+  request.set_stop_at_first_miss(options.stop_at_first_miss);
   request_ = EncodeBytes(request.SerializeAsString());
-  context_.set_deadline(absl::ToChronoTime(deadline));
+  context_.set_deadline(absl::ToChronoTime(options.deadline));
+  AddToken(options.token, &context_);
   stub->PrepareBidiStreamingCall(&context_, "/tessera.cache.v1.KvCache/Fetch", {}, this);
   StartWriteLast(&request_, grpc::WriteOptions());
   StartRead(&response_);
@@ -39,7 +42,7 @@ FetchCall::~FetchCall() {
 
 void FetchCall::Abandon() {
   // A caller who leaves at the deadline, or after giving up, leaves because of the server.
-  if (!given_up_.load() && absl::Now() < deadline_) abandoned_.store(true);
+  if (!given_up_.load() && absl::Now() < options_.deadline) abandoned_.store(true);
   context_.TryCancel();
 }
 
@@ -76,6 +79,7 @@ absl::Status FetchCall::TakeMessage() {
     // Only this piece is lost; the others go on.
     outcomes_->ChecksumFailed();
     LOG(WARNING) << "event=fetch_checksum error=\"" << status.message() << "\"";
+    options_.on_damaged(progress_->targets()[first_ + message.part().key_index].key);
     return absl::OkStatus();
   }
   return status;

@@ -9,14 +9,26 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <string>
 
+#include "absl/status/status.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "cache_server/chunk/key.h"
 #include "cache_server/client/call_outcome.h"
 #include "cache_server/client/fetch_progress.h"
 
 namespace tessera {
+
+struct FetchCallOptions {
+  absl::Time deadline;
+  bool stop_at_first_miss = false;
+  std::string token;  // empty: none
+  // Told of keys whose bytes were wrong; on gRPC's threads, must not wait.
+  std::function<void(const ChunkKey&)> on_damaged;
+};
 
 // Fetches the targets [first, end) of a FetchProgress: reads, copies and verifies on gRPC's
 // threads, so that a thread that waits for a slice only waits. It must live until its end; the
@@ -25,7 +37,7 @@ class FetchCall : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
  public:
   // Starts the call. `progress` must outlive it.
   FetchCall(grpc::GenericStub* stub, FetchProgress* progress, size_t first, size_t end,
-            absl::Time deadline, std::shared_ptr<CallOutcomes> outcomes);
+            const FetchCallOptions& options, std::shared_ptr<CallOutcomes> outcomes);
 
   // Cancels what is still travelling, and waits until nobody writes to the targets any more.
   ~FetchCall() override;
@@ -49,7 +61,7 @@ class FetchCall : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
   FetchProgress* const progress_;
   const size_t first_;
   const size_t end_;
-  const absl::Time deadline_;
+  const FetchCallOptions options_;
   const std::shared_ptr<CallOutcomes> outcomes_;
   std::atomic<bool> abandoned_ = false;
   std::atomic<bool> given_up_ = false;

@@ -21,10 +21,18 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
     State& state = states_[first + i];
     const bool usable =
         entry.found && entry.layers == target.layers && entry.slice_bytes == target.slice_bytes;
-    if (usable && !state.closed) {
-      state.tier = entry.tier.empty() ? "unnamed" : entry.tier;
-    } else {
+    if (!usable) {
+      // Also one that was found before: a reader that waits for the rest of it waits no longer.
       state.closed = true;
+      state.tier.clear();
+    } else if (!state.closed && state.tier.empty()) {
+      state.tier = entry.tier.empty() ? "unnamed" : entry.tier;
+      state.memory = target.memory;
+      if (state.memory == nullptr) {
+        state.own_memory =
+            std::make_unique_for_overwrite<std::byte[]>(target.layers * target.slice_bytes);
+        state.memory = state.own_memory.get();
+      }
     }
     state.has_header = true;
   }
@@ -48,10 +56,12 @@ absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& messag
                                     uint64_t* bytes) {
   const SlicePart& part = message.part();
   if (target >= targets_.size()) return absl::InvalidArgumentError("part of an unknown target");
+  std::byte* memory = nullptr;
   {
     absl::MutexLock lock(&mutex_);
     if (!states_[target].has_header) return absl::InvalidArgumentError("part before the header");
     if (states_[target].closed) return absl::OkStatus();
+    memory = states_[target].memory;
   }
   absl::Status status = CheckPart(target, part);
   if (!status.ok()) {
@@ -59,7 +69,7 @@ absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& messag
     return status;
   }
   const FetchTarget& wanted = targets_[target];
-  std::byte* slice = wanted.memory + wanted.slice_bytes * part.layer;
+  std::byte* slice = memory + wanted.slice_bytes * part.layer;
   message.CopyPayload(slice + part.offset);
   *bytes += part.payload_bytes;
   Filling& filling = filling_[target];
@@ -79,6 +89,18 @@ absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& messag
 void FetchProgress::Close(size_t first, size_t end) {
   absl::MutexLock lock(&mutex_);
   for (size_t i = first; i < end; ++i) states_[i].closed = true;
+}
+
+void FetchProgress::CloseAfterFirstMiss() {
+  absl::MutexLock lock(&mutex_);
+  bool missed = false;
+  for (State& state : states_) {
+    if (missed) {
+      state.closed = true;
+      state.tier.clear();
+    }
+    missed = missed || state.tier.empty();
+  }
 }
 
 bool FetchProgress::IsComplete(size_t first, size_t end) const {
@@ -114,6 +136,14 @@ bool FetchProgress::WaitForSlice(size_t target, uint32_t layer, absl::Time deadl
   auto decided = [&state, layer]() { return state.ready_layers > layer || state.closed; };
   if (!mutex_.AwaitWithDeadline(absl::Condition(&decided), deadline)) state.closed = true;
   return state.ready_layers > layer;
+}
+
+absl::Span<const std::byte> FetchProgress::Slice(size_t target, uint32_t layer) const {
+  absl::MutexLock lock(&mutex_);
+  const State& state = states_[target];
+  CHECK_LT(layer, state.ready_layers) << "a slice that was not waited for";
+  const uint64_t slice_bytes = targets_[target].slice_bytes;
+  return {state.memory + layer * slice_bytes, slice_bytes};
 }
 
 }  // namespace tessera

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "cache_server/client/cache_client.h"
 #include "cache_server/transfer/slice_wire.h"
 
@@ -34,7 +36,8 @@ class FetchProgress {
   const std::vector<FetchTarget>& targets() const { return targets_; }
 
   // For the stream that fills targets `first`, `first + 1`, ...: the server's answer for them. A
-  // target that is not found, or stored with other sizes, is a miss.
+  // target that is not found, or stored with other sizes, is a miss. A later answer may take back a
+  // find, never a miss. Targets without memory get some here.
   void SetHeader(size_t first, const std::vector<HeaderEntry>& entries);
 
   // Copies a part of a slice of target `target` to its place; after the last part, verifies the
@@ -45,6 +48,9 @@ class FetchProgress {
 
   // No more comes for targets [first, end): what is not complete will not be.
   void Close(size_t first, size_t end);
+
+  // Nothing more comes for what stands behind the first miss.
+  void CloseAfterFirstMiss();
 
   // Whether all slices of all found targets in [first, end) have arrived; false without a header.
   bool IsComplete(size_t first, size_t end) const;
@@ -59,6 +65,9 @@ class FetchProgress {
   // See FetchStream::WaitForSlice. False after `deadline`, and then for all later layers.
   bool WaitForSlice(size_t target, uint32_t layer, absl::Time deadline);
 
+  // Of a slice that WaitForSlice said true for.
+  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) const;
+
  private:
   // Written by the one stream that fills the target, so not guarded.
   struct Filling {
@@ -70,6 +79,8 @@ class FetchProgress {
     bool closed = false;  // nothing more comes: miss, failure, or end
     uint32_t ready_layers = 0;
     std::string tier;
+    std::byte* memory = nullptr;  // the target's, or `own_memory`; set with the header
+    std::unique_ptr<std::byte[]> own_memory;
   };
 
   absl::Status CheckPart(size_t target, const SlicePart& part) const;

@@ -1,58 +1,35 @@
 #include "cache_server/client/grpc_cache_client.h"
 
 #include <grpcpp/channel.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/security/credentials.h>
 
 #include <algorithm>
 #include <atomic>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "cache_server/client/call_outcome.h"
+#include "cache_server/client/background_calls.h"
+#include "cache_server/client/channel.h"
 #include "cache_server/client/fetch_call.h"
 #include "cache_server/client/fetch_progress.h"
 #include "cache_server/client/store_call.h"
-#include "cache_server/transfer/keep_grpc.h"
 #include "glog/logging.h"
 #include "proto/kv_cache.grpc.pb.h"
 
 namespace tessera {
 namespace {
 
-// Each channel has its own connection: a small question does not wait behind a megabyte of KV.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A server that is down should fail calls now, and be found soon after it is back.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // A peer whose machine is gone answers nothing at all; only a ping finds out.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
-  // Cache traffic never goes through a web proxy that the environment names.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 20);
-  arguments.SetInt(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 4 << 20);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
-  arguments.SetMaxReceiveMessageSize(kMaxPartBytes + kMessageOverheadBytes);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
 class GrpcFetchStream : public FetchStream {
  public:
-  GrpcFetchStream(std::vector<FetchTarget> targets, absl::Time deadline,
+  GrpcFetchStream(std::vector<FetchTarget> targets, FetchCallOptions options,
                   absl::Duration header_timeout)
       : progress_(std::move(targets)),
-        deadline_(deadline),
-        header_deadline_(std::min(deadline, absl::Now() + header_timeout)) {}
+        options_(std::move(options)),
+        header_deadline_(std::min(options_.deadline, absl::Now() + header_timeout)) {}
 
   // All calls are cancelled before the first is waited for.
   ~GrpcFetchStream() override {
@@ -65,7 +42,7 @@ class GrpcFetchStream : public FetchStream {
     for (size_t first = 0; first < targets; first += keys_per_call) {
       const size_t end = std::min(first + keys_per_call, targets);
       calls_.push_back(
-          std::make_unique<FetchCall>(stub, &progress_, first, end, deadline_, outcomes));
+          std::make_unique<FetchCall>(stub, &progress_, first, end, options_, outcomes));
     }
   }
 
@@ -82,7 +59,19 @@ class GrpcFetchStream : public FetchStream {
 
   bool WaitForSlice(size_t target, uint32_t layer) override {
     AwaitHeader();
-    return progress_.WaitForSlice(target, layer, deadline_);
+    return progress_.WaitForSlice(target, layer, options_.deadline);
+  }
+
+  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
+    return progress_.Slice(target, layer);
+  }
+
+  // The bytes are ours.
+  bool LeaseHeld() override { return true; }
+
+  void Cancel() override {
+    progress_.Close(0, progress_.targets().size());
+    for (const auto& call : calls_) call->Abandon();
   }
 
  private:
@@ -93,35 +82,55 @@ class GrpcFetchStream : public FetchStream {
       call->GiveUp();
       progress_.Close(call->first(), call->end());
     }
+    // Each call knows of its own misses only.
+    if (options_.stop_at_first_miss) progress_.CloseAfterFirstMiss();
     header_waited_.store(true, std::memory_order_release);
   }
 
   FetchProgress progress_;
-  const absl::Time deadline_;
+  const FetchCallOptions options_;
   const absl::Time header_deadline_;
   std::atomic<bool> header_waited_ = false;
   std::vector<std::unique_ptr<FetchCall>> calls_;  // last: they end before what they use
 };
 
-class GrpcCacheClient : public CacheClient {
+// The connections of one client: a small question does not wait behind a megabyte of KV.
+struct Channels {
+  std::vector<std::shared_ptr<grpc::Channel>> fetches;
+  std::shared_ptr<grpc::Channel> stores;
+  std::shared_ptr<grpc::Channel> control;
+};
+
+class ChannelCacheClient : public GrpcCacheClient {
  public:
-  GrpcCacheClient(const std::string& address, const GrpcCacheClientOptions& options)
+  ChannelCacheClient(const Channels& channels, std::string token,
+                     const GrpcCacheClientOptions& options)
       : options_(options),
+        token_(std::move(token)),
         outcomes_(std::make_shared<CallOutcomes>(options.breaker)),
-        control_(cache::v1::KvCache::NewStub(MakeChannel(address))),
-        fetches_(MakeChannel(address)),
-        stores_(MakeChannel(address)) {
+        control_(cache::v1::KvCache::NewStub(channels.control)),
+        stores_(channels.stores),
+        background_(control_.get(), token_) {
     CHECK_GT(options.keys_per_call, 0u);
     CHECK(options.part_bytes > 0 && options.part_bytes <= kMaxPartBytes);
+    for (const auto& channel : channels.fetches) {
+      fetches_.push_back(std::make_unique<grpc::GenericStub>(channel));
+    }
   }
 
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                     absl::Duration timeout) override {
+                                     const FetchOptions& options) override {
     const bool wanted = !targets.empty();
-    auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), absl::Now() + timeout,
+    FetchCallOptions call = {
+        .deadline = absl::Now() + options.timeout,
+        .stop_at_first_miss = options.stop_at_first_miss,
+        .token = token_,
+        .on_damaged = [this](const ChunkKey& key) { background_.Delete(key); }};
+    auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), std::move(call),
                                                     options_.header_timeout);
     if (wanted && outcomes_->Allow()) {
-      stream->Start(&fetches_, options_.keys_per_call, outcomes_);
+      const size_t turn = next_fetch_.fetch_add(1, std::memory_order_relaxed) % fetches_.size();
+      stream->Start(fetches_[turn].get(), options_.keys_per_call, outcomes_);
     } else {
       stream->Skip();
     }
@@ -139,6 +148,15 @@ class GrpcCacheClient : public CacheClient {
   }
 
   ClientCounters counters() const override { return outcomes_->counters(); }
+  const std::shared_ptr<CallOutcomes>& outcomes() const override { return outcomes_; }
+
+  void AskForShm(std::function<void(absl::StatusOr<ShmAddress>)> done) override {
+    background_.GetCapabilities(
+        options_.header_timeout, [done = std::move(done)](BackgroundCalls::Capabilities answer) {
+          if (!answer.ok()) return done(answer.status());
+          done(ShmAddress{.socket = answer->shm_socket(), .instance_id = answer->instance_id()});
+        });
+  }
 
  private:
   absl::StatusOr<size_t> TryStore(const std::vector<StoreSource>& sources, absl::Time deadline) {
@@ -147,7 +165,7 @@ class GrpcCacheClient : public CacheClient {
       outcomes_->StoreSucceeded(0);
       return 0;
     }
-    StoreCall call(&stores_, missing, options_.part_bytes, deadline);
+    StoreCall call(&stores_, missing, options_.part_bytes, deadline, token_);
     ASSIGN_OR_RETURN(const cache::v1::StoreResponse response, call.Wait());
     uint64_t bytes = 0;
     for (const StoreSource& source : missing) bytes += source.layers * source.slice_bytes;
@@ -170,6 +188,7 @@ class GrpcCacheClient : public CacheClient {
       grpc::ClientContext context;
       context.set_deadline(
           absl::ToChronoTime(std::min(deadline, absl::Now() + options_.header_timeout)));
+      AddToken(token_, &context);
       const grpc::Status status = control_->FindMissing(&context, request, &response);
       if (!status.ok()) {
         return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
@@ -187,22 +206,28 @@ class GrpcCacheClient : public CacheClient {
   }
 
   const GrpcCacheClientOptions options_;
+  const std::string token_;
   const std::shared_ptr<CallOutcomes> outcomes_;
   const std::unique_ptr<cache::v1::KvCache::Stub> control_;
-  grpc::GenericStub fetches_;
+  std::vector<std::unique_ptr<grpc::GenericStub>> fetches_;
+  std::atomic<size_t> next_fetch_ = 0;
   grpc::GenericStub stores_;
+  BackgroundCalls background_;  // last: its calls end before what they use
 };
 
 }  // namespace
 
-std::unique_ptr<CacheClient> MakeGrpcCacheClient(const std::string& address,
-                                                 const GrpcCacheClientOptions& options) {
-  KeepGrpc();
-  return std::make_unique<GrpcCacheClient>(address, options);
-}
-
-std::unique_ptr<CacheClient> MakeGrpcCacheClient(const std::string& address) {
-  return MakeGrpcCacheClient(address, GrpcCacheClientOptions());
+absl::StatusOr<std::unique_ptr<GrpcCacheClient>> MakeGrpcCacheClient(
+    const CacheAddress& address, const GrpcCacheClientOptions& options) {
+  CHECK_GT(options.fetch_channels, 0u);
+  ASSIGN_OR_RETURN(std::string token, ReadToken(address));
+  Channels channels;
+  ASSIGN_OR_RETURN(channels.control, MakeChannel(address));
+  ASSIGN_OR_RETURN(channels.stores, MakeChannel(address));
+  for (size_t i = 0; i < options.fetch_channels; ++i) {
+    ASSIGN_OR_RETURN(channels.fetches.emplace_back(), MakeChannel(address));
+  }
+  return std::make_unique<ChannelCacheClient>(channels, std::move(token), options);
 }
 
 }  // namespace tessera

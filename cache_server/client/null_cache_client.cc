@@ -12,7 +12,10 @@ class NullFetchStream : public FetchStream {
  public:
   explicit NullFetchStream(size_t targets) : targets_(targets) {}
   std::vector<std::string> WaitForHeader() override { return std::vector<std::string>(targets_); }
-  bool WaitForSlice(size_t target, uint32_t layer) override { return false; }
+  bool WaitForSlice(size_t, uint32_t) override { return false; }
+  absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
+  bool LeaseHeld() override { return true; }
+  void Cancel() override {}
 
  private:
   const size_t targets_;
@@ -20,7 +23,8 @@ class NullFetchStream : public FetchStream {
 
 class NullCacheClient : public CacheClient {
  public:
-  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets, absl::Duration) override {
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     const FetchOptions&) override {
     return std::make_unique<NullFetchStream>(targets.size());
   }
   size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }

@@ -7,16 +7,18 @@
 #include <string>
 
 #include "cache_server/chunk/checksum.h"
+#include "cache_server/client/channel.h"
 #include "cache_server/transfer/byte_buffer.h"
 #include "glog/logging.h"
 
 namespace tessera {
 
 StoreCall::StoreCall(grpc::GenericStub* stub, absl::Span<const StoreSource> sources,
-                     size_t part_bytes, absl::Time deadline)
+                     size_t part_bytes, absl::Time deadline, const std::string& token)
     : sources_(sources), part_bytes_(part_bytes) {
   CHECK(!sources.empty());
   context_.set_deadline(absl::ToChronoTime(deadline));
+  AddToken(token, &context_);
   stub->PrepareBidiStreamingCall(&context_, "/tessera.cache.v1.KvCache/Store", {}, this);
   StartRead(&response_);
   WriteNext();
@@ -56,6 +58,9 @@ grpc::ByteBuffer StoreCall::HeaderMessage() const {
   request.mutable_header()->set_key(std::string(source.key.AsBytes()));
   request.mutable_header()->set_layers(source.layers);
   request.mutable_header()->set_slice_bytes(source.slice_bytes);
+  if (source.tenant != Tenant()) {
+    request.mutable_header()->set_tenant(std::string(source.tenant.AsBytes()));
+  }
   return EncodeBytes(request.SerializeAsString());
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/synchronization/notification.h"
@@ -25,7 +26,7 @@ class StoreCall : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
  public:
   // Starts the call. `sources` and their memory must live until Wait returns; call Wait once.
   StoreCall(grpc::GenericStub* stub, absl::Span<const StoreSource> sources, size_t part_bytes,
-            absl::Time deadline);
+            absl::Time deadline, const std::string& token);
 
   // Waits for the end. Errors: what the server said, or that it could not be reached.
   absl::StatusOr<cache::v1::StoreResponse> Wait();

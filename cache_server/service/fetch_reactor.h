@@ -9,53 +9,74 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <vector>
+#include <memory>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "cache_server/chunk/key.h"
+#include "cache_server/service/fetch_pieces.h"
 #include "cache_server/service/stream_watch.h"
-#include "cache_server/store/chunk_store.h"
+#include "cache_server/service/transport_counters.h"
 
 namespace tessera {
 
-// Sends the header, then the slices layer-major, one message at a time. The pieces are pinned from
-// the header on, until the stream ends; gRPC pins what it still has to send beyond that. Deletes
-// itself.
+// Sends the header, then the slices layer-major, one message at a time; waits for pieces that are
+// still being loaded, and takes back those that could not be. The pieces are pinned until the stream
+// ends; gRPC pins what it still has to send beyond that. Deletes itself.
 class FetchReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public WatchedStream {
  public:
   // `watch` has already let it in through Enter.
   FetchReactor(grpc::CallbackServerContext* context, StreamWatch* watch, size_t message_bytes,
-               absl::Duration lease);
+               absl::Duration lease, TransportCounters* counters);
 
-  // Pins the pieces and starts to send. Call once, when the watch has let it in.
-  void Start(ChunkStore* store, const std::vector<ChunkKey>& keys);
+  // Starts to send. Call once, when the watch has let it in.
+  void Start(std::shared_ptr<FetchPieces> pieces);
   // Ends the stream; for a reactor that the watch did not let in.
   void Refuse(const grpc::Status& status);
 
   void CheckDeadline(absl::Time now) override;
 
  private:
+  // What a loader that has news finds this reactor by. Nothing is being written while it is parked,
+  // and whoever takes it out of the park (a loader, or a cancellation) is the only one to go on; so
+  // the reactor lives as long as it is parked.
+  struct Doorbell {
+    explicit Doorbell(FetchReactor* parked_reactor) : reactor(parked_reactor) {}
+    FetchReactor* const reactor;
+    absl::Mutex mutex;
+    bool parked ABSL_GUARDED_BY(mutex) = false;
+  };
+
   void OnWriteDone(bool ok) override;
+  void OnCancel() override;
   void OnDone() override;
 
   void SendHeader();
+  // Sends the next message, or waits until it can.
   void SendNext();
+  void SendSlice();
   // Moves on to the next slice to send, from the current position on. False: there is none.
   bool FindSlice();
+  // True: the current piece is loading, and SendNext is called when that is over; or the stream has
+  // ended. False: it is over already.
+  bool Park();
+  void Touch();
 
   grpc::CallbackServerContext* const context_;
   StreamWatch* const watch_;
   const size_t message_bytes_;
   const absl::Duration lease_;
+  TransportCounters* const counters_;
+  const std::shared_ptr<Doorbell> doorbell_;
   bool entered_ = false;
-  std::vector<std::optional<FoundPiece>> pieces_;  // one per key asked; nothing for a miss
-  uint32_t layers_ = 0;                            // of the deepest piece
+  std::shared_ptr<FetchPieces> pieces_;
+  uint32_t layers_ = 0;  // of the deepest piece
 
   // The next part: of this layer, of this piece, from this offset.
   uint32_t layer_ = 0;
   size_t piece_ = 0;
   uint64_t offset_ = 0;
+  size_t told_lost_ = 0;  // lost pieces that the reader knows of
 
   grpc::ByteBuffer message_;  // must stay until it is written
   std::atomic<int64_t> last_progress_ns_;

@@ -9,9 +9,11 @@
 
 namespace tessera {
 
-absl::Status PieceWriter::AddHeader(const std::string& key, PieceShape shape) {
+absl::Status PieceWriter::AddHeader(const std::string& key, PieceShape shape,
+                                    const std::string& tenant) {
   if (open_) return absl::InvalidArgumentError("a header before the piece ahead of it is finished");
   ASSIGN_OR_RETURN(const ChunkKey chunk_key, ChunkKey::FromBytes(key));
+  ASSIGN_OR_RETURN(const Tenant owner, Tenant::FromBytes(tenant));
   if (!IsValidShape(shape)) return absl::InvalidArgumentError("impossible sizes of a piece");
   open_ = true;
   shape_ = shape;
@@ -21,7 +23,7 @@ absl::Status PieceWriter::AddHeader(const std::string& key, PieceShape shape) {
     ++counts_.rejected;
     return absl::OkStatus();
   }
-  absl::StatusOr<WriteHandle> room = store_->Allocate(chunk_key, shape);
+  absl::StatusOr<WriteHandle> room = store_->Allocate(chunk_key, shape, owner);
   if (room.ok()) {
     room_.emplace(*std::move(room));
   } else if (absl::IsAlreadyExists(room.status())) {
@@ -78,6 +80,7 @@ absl::Status PieceWriter::CommitPiece() {
   const absl::Status status = store_->Commit(*std::exchange(room_, std::nullopt));
   if (status.ok()) {
     ++counts_.stored;
+    counts_.stored_bytes += shape_.bytes();
   } else if (absl::IsAlreadyExists(status)) {
     ++counts_.already_present;
   } else {

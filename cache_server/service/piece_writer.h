@@ -17,6 +17,7 @@ struct StoreCounts {
   uint32_t stored = 0;
   uint32_t already_present = 0;
   uint32_t rejected = 0;  // no room, or larger than the server accepts
+  uint64_t stored_bytes = 0;
 };
 
 // Takes headers and slice parts in the order of the protocol, verifies every slice, and commits a
@@ -29,9 +30,9 @@ class PieceWriter {
       : store_(store), max_slice_bytes_(max_slice_bytes) {}
 
   // The next piece. A piece that is here already or has no room is not an error: its slices are
-  // passed over. INVALID_ARGUMENT: not 32 bytes of key, sizes of 0, or the piece before is not
-  // finished.
-  absl::Status AddHeader(const std::string& key, PieceShape shape);
+  // passed over. INVALID_ARGUMENT: not 32 bytes of key, sizes of 0, a tenant of the wrong length, or
+  // the piece before is not finished.
+  absl::Status AddHeader(const std::string& key, PieceShape shape, const std::string& tenant);
 
   // The next part of the current piece.
   // INVALID_ARGUMENT: out of order, or too long; DATA_LOSS: the checksum does not match the slice.

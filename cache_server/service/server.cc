@@ -3,7 +3,6 @@
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <sys/socket.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "cache_server/service/credentials.h"
 #include "cache_server/service/health.pb.h"
 #include "cache_server/service/kv_cache_service.h"
 #include "cache_server/transfer/keep_grpc.h"
@@ -80,7 +81,8 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder* builder) {
 
 class GrpcCacheServer : public CacheServer {
  public:
-  GrpcCacheServer(const ServerOptions& options, ChunkStore* store) : service_(options, store) {}
+  GrpcCacheServer(const ServerOptions& options, const ServerParts& parts)
+      : service_(options, parts) {}
   ~GrpcCacheServer() override { Stop(absl::ZeroDuration()); }
 
   absl::Status Listen(const ServerOptions& options) {
@@ -91,7 +93,9 @@ class GrpcCacheServer : public CacheServer {
     grpc::ServerBuilder builder;
     Configure(options, &builder);
     int port = 0;
-    builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+    ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> credentials,
+                     MakeServerCredentials(options));
+    builder.AddListeningPort(options.listen, credentials, &port);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
@@ -100,6 +104,10 @@ class GrpcCacheServer : public CacheServer {
           absl::StrCat("cannot listen on ", options.listen, ": taken, or not an address of ours"));
     }
     port_ = absl::StartsWith(options.listen, kUnixPrefix) ? 0 : port;
+    service_.OnServing([health = server_->GetHealthCheckService()](bool serving) {
+      health->SetServingStatus(serving);  // of the server as a whole
+      health->SetServingStatus("tessera.cache.v1.KvCache", serving);
+    });
     server_->GetHealthCheckService()->SetServingStatus("tessera.cache.v1.KvCache", true);
     return absl::OkStatus();
   }
@@ -113,6 +121,7 @@ class GrpcCacheServer : public CacheServer {
     if (server_ == nullptr || stopped_) return;
     stopped_ = true;
     server_->GetHealthCheckService()->SetServingStatus(false);
+    service_.EndWatches();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
     server_->Wait();
   }
@@ -127,15 +136,21 @@ class GrpcCacheServer : public CacheServer {
 
 }  // namespace
 
+std::string RandomInstanceId() {
+  std::random_device random;
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
+}
+
 absl::StatusOr<std::unique_ptr<CacheServer>> CacheServer::Start(const ServerOptions& options,
-                                                                ChunkStore* store) {
+                                                                const ServerParts& parts) {
+  CHECK(parts.store != nullptr && parts.counters != nullptr);
   RETURN_IF_ERROR(CheckOptions(options));
   if (absl::StartsWith(options.listen, kUnixPrefix)) {
     RETURN_IF_ERROR(
         CheckUnixSocketIsFree(std::string(absl::StripPrefix(options.listen, kUnixPrefix))));
   }
   KeepGrpc();
-  auto server = std::make_unique<GrpcCacheServer>(options, store);
+  auto server = std::make_unique<GrpcCacheServer>(options, parts);
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }

@@ -11,8 +11,12 @@
 namespace tessera {
 
 StoreReactor::StoreReactor(StreamWatch* watch, PieceWriter writer, absl::Time deadline,
-                           grpc::ByteBuffer* response)
-    : watch_(watch), deadline_(deadline), response_(response), writer_(std::move(writer)) {}
+                           grpc::ByteBuffer* response, TransportCounters* counters)
+    : watch_(watch),
+      deadline_(deadline),
+      response_(response),
+      counters_(counters),
+      writer_(std::move(writer)) {}
 
 void StoreReactor::Start() {
   entered_ = true;
@@ -20,7 +24,10 @@ void StoreReactor::Start() {
   if (!finished_) StartRead(&message_);
 }
 
-void StoreReactor::Refuse(const grpc::Status& status) { Finish(status); }
+void StoreReactor::Refuse(const grpc::Status& status) {
+  ++counters_->refused_stores;
+  Finish(status);
+}
 
 void StoreReactor::OnReadDone(bool ok) {
   absl::MutexLock lock(&mutex_);
@@ -47,13 +54,20 @@ absl::Status StoreReactor::TakeMessage() {
   if (!header.ParseFromString(message.HeaderBytes())) {
     return absl::InvalidArgumentError("malformed header");
   }
-  return writer_.AddHeader(header.key(), {header.layers(), header.slice_bytes()});
+  return writer_.AddHeader(header.key(), {header.layers(), header.slice_bytes()}, header.tenant());
 }
 
 void StoreReactor::FinishOnce(const absl::Status& status) {
   if (finished_) return;
   finished_ = true;
   writer_.Drop();
+  ++counters_->stores;
+  if (!status.ok()) ++counters_->refused_stores;
+  if (absl::IsDataLoss(status)) ++counters_->checksum_failures;
+  counters_->stored_bytes += writer_.counts().stored_bytes;
+  counters_->stored_pieces += writer_.counts().stored;
+  counters_->present_pieces += writer_.counts().already_present;
+  counters_->rejected_pieces += writer_.counts().rejected;
   cache::v1::StoreResponse response;
   response.set_stored(writer_.counts().stored);
   response.set_already_present(writer_.counts().already_present);

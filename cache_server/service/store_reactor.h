@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "cache_server/service/piece_writer.h"
 #include "cache_server/service/stream_watch.h"
+#include "cache_server/service/transport_counters.h"
 
 namespace tessera {
 
@@ -19,7 +20,7 @@ namespace tessera {
 class StoreReactor : public grpc::ServerReadReactor<grpc::ByteBuffer>, public WatchedStream {
  public:
   StoreReactor(StreamWatch* watch, PieceWriter writer, absl::Time deadline,
-               grpc::ByteBuffer* response);
+               grpc::ByteBuffer* response, TransportCounters* counters);
 
   // Starts to read. Call once, when the watch has let it in.
   void Start();
@@ -39,6 +40,7 @@ class StoreReactor : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Wa
   StreamWatch* const watch_;
   const absl::Time deadline_;
   grpc::ByteBuffer* const response_;
+  TransportCounters* const counters_;
   bool entered_ = false;
   grpc::ByteBuffer message_;
   absl::Mutex mutex_;  // the watch may end the stream while a message is taken in

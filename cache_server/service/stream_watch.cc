@@ -34,6 +34,17 @@ size_t StreamWatch::size() const {
   return streams_.size();
 }
 
+bool StreamWatch::WaitUntilEmpty(absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  auto empty = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); };
+  return mutex_.AwaitWithDeadline(absl::Condition(&empty), deadline);
+}
+
+void StreamWatch::CloseAll() {
+  absl::MutexLock lock(&mutex_);
+  for (WatchedStream* stream : streams_) stream->Close();
+}
+
 void StreamWatch::Loop() {
   absl::MutexLock lock(&mutex_);
   while (!mutex_.AwaitWithTimeout(absl::Condition(&stopping_), tick_)) {

@@ -19,6 +19,8 @@ class WatchedStream {
   // Called every tick, from the watch's thread: ends the stream if it is too late. Must not wait,
   // and must not call the watch.
   virtual void CheckDeadline(absl::Time now) = 0;
+  // The server stops: ends a stream that would go on for ever. The same rules.
+  virtual void Close() {}
 };
 
 // At most `limit` streams, checked from one thread every `tick`. Thread-safe.
@@ -34,6 +36,11 @@ class StreamWatch {
   void Leave(WatchedStream* stream);
 
   size_t size() const;
+
+  // Waits until no stream is left. False: some still is at the deadline.
+  bool WaitUntilEmpty(absl::Time deadline) const;
+  // Calls Close of every stream.
+  void CloseAll();
 
  private:
   void Loop();

@@ -1,38 +1,51 @@
 #include "cache_server/store/chunk_store.h"
 
-#include <algorithm>
-#include <cstring>
-#include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/notification.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
 
-ChunkStore::ChunkStore(std::vector<std::unique_ptr<Tier>> tiers, ChunkStoreOptions options)
-    : tiers_(std::move(tiers)), write_downs_(options.write_down_queue) {
-  CHECK(!tiers_.empty());
+std::vector<Tier*> LowerTiers(const std::vector<std::unique_ptr<Tier>>& tiers) {
+  CHECK(!tiers.empty());
+  std::vector<Tier*> lower;
+  for (size_t i = 1; i < tiers.size(); ++i) lower.push_back(tiers[i].get());
+  return lower;
+}
+
+}  // namespace
+
+ChunkStore::ChunkStore(std::vector<std::unique_ptr<Tier>> tiers, ChunkStoreOptions options,
+                       KeyEvents* events)
+    : tiers_(std::move(tiers)),
+      events_(events),
+      admission_(MakeAdmissionPolicy(options.admission)),
+      promotion_(MakePromotionPolicy(options.promotion)),
+      pins_(options.pins),
+      write_behind_(LowerTiers(tiers_), options.write_behind),
+      loader_(options.loader, [this](const ChunkKey& key) { return LoadFromBelow(key); }) {
   for (const auto& tier : tiers_) names_.push_back(tier->Stats().name);
-  if (tiers_.size() > 1) writer_ = std::thread([this] { WriteDownLoop(); });
 }
 
-ChunkStore::~ChunkStore() {
-  {
-    absl::MutexLock lock(&mutex_);
-    stopping_ = true;
-  }
-  write_downs_.Close();
-  if (writer_.joinable()) writer_.join();
-}
+ChunkStore::~ChunkStore() = default;
 
 std::vector<ChunkKey> ChunkStore::FindMissing(absl::Span<const ChunkKey> keys) {
-  std::vector<ChunkKey> missing(keys.begin(), keys.end());
-  for (const auto& tier : tiers_) {
-    if (missing.empty()) break;
-    missing = tier->FindMissing(missing);
+  std::vector<ChunkKey> missing;
+  for (const ChunkKey& key : keys) {
+    if (!Find(key)) missing.push_back(key);
   }
   return missing;
+}
+
+std::optional<FoundPlace> ChunkStore::Find(const ChunkKey& key) {
+  for (size_t i = 0; i < tiers_.size(); ++i) {
+    if (const auto shape = tiers_[i]->Find(key)) return FoundPlace{*shape, names_[i], i};
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<FoundPiece> ChunkStore::GetFrom(size_t tier, const ChunkKey& key) {
@@ -41,122 +54,138 @@ absl::StatusOr<FoundPiece> ChunkStore::GetFrom(size_t tier, const ChunkKey& key)
   if (!absl::IsNotFound(handle.status())) {
     LOG(WARNING) << "event=tier_error tier=" << names_[tier] << " key=" << key.ToHex()
                  << " error=\"" << handle.status() << "\"";
-    absl::MutexLock lock(&mutex_);
-    ++counters_.tier_errors;
+    tier_errors_.fetch_add(1, std::memory_order_relaxed);
   }
   return absl::NotFoundError("a miss");
 }
 
-absl::StatusOr<FoundPiece> ChunkStore::Get(const ChunkKey& key) {
-  absl::StatusOr<FoundPiece> found = GetFrom(0, key);
-  if (found.ok() || tiers_.size() == 1) return found;
+absl::StatusOr<FoundPiece> ChunkStore::GetFast(const ChunkKey& key) {
+  ASSIGN_OR_RETURN(FoundPiece found, GetFrom(0, key));
+  WriteDownIfAdmitted(key, found.handle, false);
+  return found;
+}
 
-  std::shared_ptr<Load> load;
-  {
-    absl::MutexLock lock(&mutex_);
-    std::shared_ptr<Load>& current = loads_[key];
-    if (current != nullptr) {
-      load = current;
-      ++counters_.shared_loads;
-      mutex_.Await(absl::Condition(&load->done));
-      if (!load->result.ok()) return load->result.status();
-      return FoundPiece{load->result->handle.Share(), load->result->tier};
-    }
-    current = load = std::make_shared<Load>();
+void ChunkStore::Load(const ChunkKey& key, LoadCallback done) {
+  if (tiers_.size() == 1) {
+    done(absl::NotFoundError("a miss"));
+    return;
   }
-  found = LoadFromBelow(key);
-  absl::MutexLock lock(&mutex_);
-  loads_.erase(key);
-  if (found.ok()) {
-    load->result = FoundPiece{found->handle.Share(), found->tier};
-  } else {
-    load->result = found.status();
-  }
-  load->done = true;
+  loader_.Load(key, std::move(done));
+}
+
+absl::StatusOr<FoundPiece> ChunkStore::Get(const ChunkKey& key) {
+  absl::StatusOr<FoundPiece> found = GetFast(key);
+  if (found.ok() || tiers_.size() == 1) return found;
+  absl::Notification loaded;
+  Load(key, [&found, &loaded](absl::StatusOr<FoundPiece> result) {
+    found = std::move(result);
+    loaded.Notify();
+  });
+  loaded.WaitForNotification();
   return found;
 }
 
 absl::StatusOr<FoundPiece> ChunkStore::LoadFromBelow(const ChunkKey& key) {
   // Another load may have promoted it between our miss in the first tier and the start of this one.
-  if (tiers_[0]->FindMissing({&key, 1}).empty()) {
+  if (tiers_[0]->Find(key)) {
     absl::StatusOr<FoundPiece> found = GetFrom(0, key);
     if (found.ok()) return found;
   }
   for (size_t tier = 1; tier < tiers_.size(); ++tier) {
     absl::StatusOr<FoundPiece> found = GetFrom(tier, key);
-    if (found.ok()) return Promote(key, *std::move(found));
+    if (found.ok()) return Promote(key, *found);
   }
   return absl::NotFoundError("a miss in every tier");
 }
 
-FoundPiece ChunkStore::Promote(const ChunkKey& key, FoundPiece found) {
-  absl::StatusOr<ReadHandle> promoted = CopyTo(tiers_[0].get(), key, found.handle);
-  if (!promoted.ok()) return found;
-  absl::MutexLock lock(&mutex_);
-  ++counters_.promotions;
-  return {*std::move(promoted), std::move(found.tier)};
+absl::StatusOr<FoundPiece> ChunkStore::Promote(const ChunkKey& key, const FoundPiece& found) {
+  const ReadHandle& below = found.handle;
+  absl::StatusOr<WriteHandle> room = tiers_[0]->Allocate(key, below.shape(), below.tenant());
+  if (absl::IsAlreadyExists(room.status())) return GetFrom(0, key);
+  RETURN_IF_ERROR(room.status());
+  FillFrom(below, &*room);
+  if (!promotion_->Promote(key)) return FoundPiece{std::move(*room).KeepPrivate(), found.tier};
+  absl::StatusOr<ReadHandle> promoted = tiers_[0]->Commit(*std::move(room));
+  if (absl::IsAlreadyExists(promoted.status())) return GetFrom(0, key);
+  RETURN_IF_ERROR(promoted.status());
+  if (events_ != nullptr) events_->Added(key, names_[0]);
+  return FoundPiece{*std::move(promoted), found.tier};
 }
 
-absl::StatusOr<ReadHandle> ChunkStore::CopyTo(Tier* tier, const ChunkKey& key,
-                                              const ReadHandle& piece) {
-  ASSIGN_OR_RETURN(WriteHandle room, tier->Allocate(key, piece.shape()));
-  for (uint32_t layer = 0; layer < piece.layers(); ++layer) {
-    const auto slice = piece.slice(layer);
-    std::memcpy(room.slice(layer).data(), slice.data(), slice.size());
-    room.set_checksum(layer, piece.checksum(layer));
-  }
-  return tier->Commit(std::move(room));
-}
-
-absl::StatusOr<WriteHandle> ChunkStore::Allocate(const ChunkKey& key, PieceShape shape) {
-  if (tiers_.size() > 1 && FindMissing({&key, 1}).empty()) {
-    return absl::AlreadyExistsError("already stored");
-  }
-  return tiers_[0]->Allocate(key, shape);
+absl::StatusOr<WriteHandle> ChunkStore::Allocate(const ChunkKey& key, PieceShape shape,
+                                                 const Tenant& tenant) {
+  if (tiers_.size() > 1 && Find(key)) return absl::AlreadyExistsError("already stored");
+  return tiers_[0]->Allocate(key, shape, tenant);
 }
 
 absl::Status ChunkStore::Commit(WriteHandle handle) {
   const ChunkKey key = handle.key();
-  ASSIGN_OR_RETURN(ReadHandle committed, tiers_[0]->Commit(std::move(handle)));
-  if (tiers_.size() == 1) return absl::OkStatus();
-  absl::MutexLock lock(&mutex_);
-  if (write_downs_.TryPush({key, std::move(committed)})) {
-    ++unwritten_;
-  } else {
-    ++counters_.dropped_write_downs;
-  }
+  ASSIGN_OR_RETURN(const ReadHandle committed, tiers_[0]->Commit(std::move(handle)));
+  if (events_ != nullptr) events_->Added(key, names_[0]);
+  WriteDownIfAdmitted(key, committed, false);
   return absl::OkStatus();
 }
 
-absl::Status ChunkStore::Erase(const ChunkKey& key) {
-  absl::Status first_error;
-  for (const auto& tier : tiers_) first_error.Update(tier->Erase(key));
-  return first_error;
+void ChunkStore::WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& handle, bool pinned) {
+  if (tiers_.size() == 1) return;
+  // The policy is asked in any case: it counts sightings.
+  const bool admitted = admission_->Admit(key);
+  if ((admitted || pinned) && !IsBelow(key)) write_behind_.Push(key, handle.Share());
 }
 
-void ChunkStore::WriteDownLoop() {
-  while (std::optional<WriteDown> next = write_downs_.Pop()) {
-    uint64_t dropped = 0;
-    for (size_t tier = 1; tier < tiers_.size(); ++tier) {
-      {
-        absl::MutexLock lock(&mutex_);
-        if (stopping_) break;
-      }
-      const absl::Status status = CopyTo(tiers_[tier].get(), next->key, next->handle).status();
-      if (!status.ok() && !absl::IsAlreadyExists(status)) ++dropped;
+bool ChunkStore::Erase(const ChunkKey& key) {
+  pins_.Unpin(key);
+  const bool found = Find(key).has_value();
+  for (const auto& tier : tiers_) {
+    const absl::Status status = tier->Erase(key);
+    if (!status.ok()) {
+      tier_errors_.fetch_add(1, std::memory_order_relaxed);
+      LOG(WARNING) << "event=erase_failed key=" << key.ToHex() << " error=\"" << status << "\"";
     }
-    next.reset();  // no longer pinned, before anyone is told that it is written
-    absl::MutexLock lock(&mutex_);
-    counters_.dropped_write_downs += dropped;
-    --unwritten_;
   }
+  return found;
 }
 
-void ChunkStore::WaitForWriteDowns() {
-  absl::MutexLock lock(&mutex_);
-  auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return unwritten_ == 0; };
-  mutex_.Await(absl::Condition(&written));
+absl::Status ChunkStore::Pin(const ChunkKey& key, absl::Duration ttl) {
+  RETURN_IF_ERROR(pins_.CheckTtl(ttl));
+  ASSIGN_OR_RETURN(FoundPiece found, Get(key));
+  WriteDownIfAdmitted(key, found.handle, true);
+  return pins_.Pin(key, std::move(found.handle), ttl);
 }
+
+absl::StatusOr<std::vector<ChunkKey>> ChunkStore::Flush(absl::Span<const ChunkKey> keys) {
+  if (tiers_.size() == 1) return absl::FailedPreconditionError("there is no disk tier");
+  for (const ChunkKey& key : keys) {
+    const auto found = GetFast(key);
+    if (!found.ok()) continue;
+    // Waits for room: who asks for durability would rather wait than be dropped.
+    if (!write_behind_.Push(key, found->handle.Share())) {
+      write_behind_.WaitUntilWritten();
+      write_behind_.Push(key, found->handle.Share());
+    }
+  }
+  write_behind_.WaitUntilWritten();
+  // What is down there now is covered by the flush; what comes later is not.
+  absl::flat_hash_set<ChunkKey> written;
+  for (const ChunkKey& key : keys) {
+    if (IsBelow(key)) written.insert(key);
+  }
+  RETURN_IF_ERROR(write_behind_.Flush());
+  std::vector<ChunkKey> not_durable;
+  for (const ChunkKey& key : keys) {
+    if (!written.contains(key) || !IsBelow(key)) not_durable.push_back(key);
+  }
+  return not_durable;
+}
+
+bool ChunkStore::IsBelow(const ChunkKey& key) {
+  for (size_t tier = 1; tier < tiers_.size(); ++tier) {
+    if (tiers_[tier]->Find(key)) return true;
+  }
+  return false;
+}
+
+void ChunkStore::WaitForWriteDowns() { write_behind_.WaitUntilWritten(); }
 
 std::vector<TierStats> ChunkStore::Stats() const {
   std::vector<TierStats> stats;
@@ -165,8 +194,9 @@ std::vector<TierStats> ChunkStore::Stats() const {
 }
 
 StoreCounters ChunkStore::counters() const {
-  absl::MutexLock lock(&mutex_);
-  return counters_;
+  return {.tier_errors = tier_errors_.load(std::memory_order_relaxed),
+          .loads = loader_.counters(),
+          .writes = write_behind_.counters()};
 }
 
 }  // namespace tessera

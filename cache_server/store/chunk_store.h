@@ -2,107 +2,129 @@
 #ifndef TESSERA_CACHE_SERVER_STORE_CHUNK_STORE_H_
 #define TESSERA_CACHE_SERVER_STORE_CHUNK_STORE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
-#include "base/bounded_queue.h"
+#include "cache_server/store/admission_policy.h"
+#include "cache_server/store/key_events.h"
+#include "cache_server/store/loader.h"
+#include "cache_server/store/pin_table.h"
+#include "cache_server/store/promotion_policy.h"
+#include "cache_server/store/write_behind.h"
 #include "cache_server/tier/tier.h"
 
 namespace tessera {
 
 struct ChunkStoreOptions {
-  // Pieces that wait to be written to the lower tiers. Each pins its bytes in the first tier
-  // meanwhile; past this many, pieces are not written down (a later miss there, nothing worse).
-  size_t write_down_queue = 64;
+  WriteBehindOptions write_behind;
+  LoaderOptions loader;
+  PinOptions pins;
+  AdmissionKind admission = AdmissionKind::kSecondSighting;
+  PromotionKind promotion = PromotionKind::kAlways;
 };
 
 struct StoreCounters {
-  uint64_t promotions = 0;           // pieces copied from a lower tier to the first
-  uint64_t shared_loads = 0;         // reads that waited for another's load of the same key
-  uint64_t tier_errors = 0;          // a tier failed otherwise than by a miss; taken as a miss
-  uint64_t dropped_write_downs = 0;  // the queue was full, or the lower tier refused
+  uint64_t tier_errors = 0;  // a tier failed otherwise than by a miss; taken as a miss
+  LoaderCounters loads;
+  WriteBehindCounters writes;
 };
 
-// A piece that was found, and the name of the tier that had it.
-struct FoundPiece {
-  ReadHandle handle;
+// Where a piece was found: its shape, and the name of the fastest tier that has it.
+struct FoundPlace {
+  PieceShape shape;
   std::string tier;
+  size_t tier_index = 0;  // 0: in memory, so that GetFast finds it
 };
 
 // Thread-safe.
 //
-// A hit in a lower tier is copied to the first one (promoted) before it is returned; when there is
-// no room for it, the lower tier's own bytes are returned. At most one thread loads a key from the
-// lower tiers; the others wait for it and share what it found. That trades a little waiting for
-// never reading the same piece from a disk twice at once; threads that want other keys do not wait.
+// The first tier is memory: all bytes that are served lie there. A piece that is found further down
+// is loaded into it first, by a loader thread, once for all who want it; if there is no room it is a
+// miss. Whether it stays there is the promotion policy's choice. What is committed goes down when
+// the admission policy says so, through a bounded queue: never in the way of a request.
 class ChunkStore {
  public:
-  // At least one tier, fastest first.
-  explicit ChunkStore(std::vector<std::unique_ptr<Tier>> tiers, ChunkStoreOptions options = {});
+  // At least one tier, fastest first. `events` gets what is added; evictions come from the tiers'
+  // listeners. It may be null, else must outlive the store.
+  explicit ChunkStore(std::vector<std::unique_ptr<Tier>> tiers, ChunkStoreOptions options = {},
+                      KeyEvents* events = nullptr);
 
-  // Stops writing down; what is queued is dropped.
+  // Stops loading and writing down; what is queued is dropped (see Flush).
   ~ChunkStore();
 
   // Those of `keys` that no tier has, in the order given.
   std::vector<ChunkKey> FindMissing(absl::Span<const ChunkKey> keys);
 
-  // Finds and pins a piece. Waits for a lower tier's medium when the first tier misses.
-  // Errors: NOT_FOUND, also when a tier failed (see StoreCounters).
+  // Where a key is; nothing for a miss. Never waits.
+  std::optional<FoundPlace> Find(const ChunkKey& key);
+
+  // Pins a piece of the first tier. Never waits. Errors: NOT_FOUND, also when it lies further down.
+  absl::StatusOr<FoundPiece> GetFast(const ChunkKey& key);
+
+  // Loads a piece that lies further down, and calls `done` with it: on a loader thread, or at once
+  // on this one when nothing is to load. Errors: NOT_FOUND (a miss, a damaged piece, or no room),
+  // RESOURCE_EXHAUSTED (too many loads wait; a miss for the caller).
+  void Load(const ChunkKey& key, LoadCallback done);
+
+  // GetFast, then Load and a wait for it.
   absl::StatusOr<FoundPiece> Get(const ChunkKey& key);
 
   // Room in the first tier; errors as Tier::Allocate. ALREADY_EXISTS also when a lower tier has the
   // key.
-  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape);
+  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape,
+                                       const Tenant& tenant);
 
-  // Makes the piece visible, and queues it for the lower tiers. Errors as Tier::Commit.
+  // Makes the piece visible, and queues it for the lower tiers if it is admitted. Errors as
+  // Tier::Commit.
   absl::Status Commit(WriteHandle handle);
 
-  // Erases from every tier. A load of the key that is under way may put it back.
-  absl::Status Erase(const ChunkKey& key);
+  // Erases from every tier, and unpins. A load of the key that is under way may put it back. True:
+  // some tier had it.
+  bool Erase(const ChunkKey& key);
 
-  // Waits until all that was queued before has been written down or dropped.
+  // Pins, loading first where needed. Waits for that. Errors: NOT_FOUND, RESOURCE_EXHAUSTED.
+  absl::Status Pin(const ChunkKey& key, absl::Duration ttl);
+  bool Unpin(const ChunkKey& key) { return pins_.Unpin(key); }
+
+  // Writes the keys down whatever admission says, then waits until they, and all that was queued,
+  // is durable. Returns those of `keys` that are not. Errors: FAILED_PRECONDITION without a lower
+  // tier; what the tier's Flush says.
+  absl::StatusOr<std::vector<ChunkKey>> Flush(absl::Span<const ChunkKey> keys);
+
+  // Waits until all that is queued now has been written down or dropped.
   void WaitForWriteDowns();
 
+  const std::vector<std::unique_ptr<Tier>>& tiers() const { return tiers_; }
+  const PinTable& pins() const { return pins_; }
   std::vector<TierStats> Stats() const;
   StoreCounters counters() const;
 
  private:
-  // A load of one key from the lower tiers, and what came of it.
-  struct Load {
-    bool done = false;
-    absl::StatusOr<FoundPiece> result = absl::NotFoundError("not loaded");
-  };
-  struct WriteDown {
-    ChunkKey key;
-    ReadHandle handle;
-  };
-
   // Get of one tier, where every failure is a miss.
   absl::StatusOr<FoundPiece> GetFrom(size_t tier, const ChunkKey& key);
   absl::StatusOr<FoundPiece> LoadFromBelow(const ChunkKey& key);
-  // Copies a piece of a lower tier to the first one, if there is room.
-  FoundPiece Promote(const ChunkKey& key, FoundPiece found);
-  absl::StatusOr<ReadHandle> CopyTo(Tier* tier, const ChunkKey& key, const ReadHandle& piece);
-  void WriteDownLoop();
+  // Copies a piece of a lower tier into the first one: as an entry, or for this reader only.
+  absl::StatusOr<FoundPiece> Promote(const ChunkKey& key, const FoundPiece& found);
+  bool IsBelow(const ChunkKey& key);
+  // The piece was stored or read; `pinned` admits it by itself.
+  void WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& handle, bool pinned);
 
   const std::vector<std::unique_ptr<Tier>> tiers_;
   std::vector<std::string> names_;
-  mutable absl::Mutex mutex_;
-  absl::flat_hash_map<ChunkKey, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(mutex_);
-  StoreCounters counters_ ABSL_GUARDED_BY(mutex_);
-  size_t unwritten_ ABSL_GUARDED_BY(mutex_) = 0;  // queued or being written
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  BoundedQueue<WriteDown> write_downs_;
-  std::thread writer_;  // only when there is a lower tier
+  KeyEvents* const events_;
+  const std::unique_ptr<AdmissionPolicy> admission_;
+  const std::unique_ptr<PromotionPolicy> promotion_;
+  std::atomic<uint64_t> tier_errors_{0};
+  PinTable pins_;
+  WriteBehind write_behind_;
+  Loader loader_;  // last: its threads use all of the above
 };
 
 }  // namespace tessera

@@ -1,7 +1,6 @@
 #include "cache_server/tier/ram_tier.h"
 
-#include <atomic>
-#include <list>
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -9,177 +8,281 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "cache_server/chunk/buffer.h"
+#include "cache_server/tier/ram_piece.h"
 #include "glog/logging.h"
 
 namespace tessera {
 namespace {
 
-// Bytes in use. Lives as long as the last piece that counts on it, which may be after the tier.
-using UsedBytes = std::atomic<uint64_t>;
+// How many of the policy's next victims are tried as the place for an unbroken stretch before all
+// of the memory is searched.
+constexpr int kWindowTries = 8;
 
-// One piece, first as room for a writer, then as an entry. Shared by the index and by the handles;
-// who drops it last frees the bytes, on whatever thread that is.
-struct Piece {
-  Piece(std::shared_ptr<UsedBytes> counted_in, uint64_t counted)
-      : used(std::move(counted_in)), counted_bytes(counted) {}
-  ~Piece() {
-    buffer = Buffer();  // freed before it is counted as free: never more memory than the limit
-    used->fetch_sub(counted_bytes);
-  }
-  Piece(const Piece&) = delete;
-  Piece& operator=(const Piece&) = delete;
-
-  const std::shared_ptr<UsedBytes> used;
-  const uint64_t counted_bytes;
-  PieceShape shape;
-  Buffer buffer;  // empty until there is memory for it
-  std::vector<uint64_t> checksums;
-};
-
-ReadHandle MakeReadHandle(std::shared_ptr<const Piece> piece) {
-  const Piece& pinned = *piece;
-  return ReadHandle(pinned.shape, pinned.buffer.view().data(), pinned.checksums.data(),
-                    std::move(piece));
+ReadHandle MakeReadHandle(std::shared_ptr<const RamPin> pin) {
+  const RamPiece& piece = *pin->piece();
+  return ReadHandle(piece.shape(), piece.slices(), piece.checksums(), std::move(pin),
+                    piece.tenant());
 }
 
-uint64_t RoundUpToPages(uint64_t bytes) {
-  return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+// Whether `bytes` more can never fit in `limit` while `pinned` bytes stay.
+bool NeverFits(uint64_t bytes, uint64_t pinned, uint64_t limit) {
+  return pinned > limit || bytes > limit - pinned;
 }
 
-// Invariants, under the mutex: every entry is in `index_` and in `recency_` (most recent first), or
-// in neither. A piece of the index is pinned exactly when somebody else shares it. Only the index
-// hands out new shares, under the mutex, so a use count of 1 seen there means that nobody can pin
-// it meanwhile.
-// `*used_` grows under the mutex only (so the limit holds), and shrinks whenever a piece is
-// dropped.
+// Invariants, under the mutex: every entry is in `index_`, in `eviction_`, and with a quota also in
+// its tenant's order; or in none of them. `indexed` of its piece says which. Bytes are taken and
+// pins are added under the mutex only; they are given back on any thread, under the arena's own
+// lock, which is always the inner one.
 class RamTier : public Tier {
  public:
-  explicit RamTier(const RamTierOptions& options)
-      : capacity_(options.capacity_bytes), used_(std::make_shared<UsedBytes>(0)) {}
+  RamTier(std::shared_ptr<SharedMemory> memory, const RamTierOptions& options)
+      : options_(options),
+        space_(std::make_shared<RamSpace>(std::move(memory))),
+        entry_limit_(
+            static_cast<uint64_t>(static_cast<double>(space_->arena.size()) * options.evict_from)),
+        eviction_(MakeEvictionPolicy(options.eviction, entry_limit_)) {}
 
-  std::vector<ChunkKey> FindMissing(absl::Span<const ChunkKey> keys) override {
-    std::vector<ChunkKey> missing;
-    absl::MutexLock lock(&mutex_);
-    for (const ChunkKey& key : keys) {
-      if (!index_.contains(key)) missing.push_back(key);
-    }
-    return missing;
-  }
-
-  absl::StatusOr<ReadHandle> Get(const ChunkKey& key) override {
+  std::optional<PieceShape> Find(const ChunkKey& key) override {
     absl::MutexLock lock(&mutex_);
     const auto found = index_.find(key);
-    if (found == index_.end()) return absl::NotFoundError("not in RAM");
-    recency_.splice(recency_.begin(), recency_, found->second.recency);
-    return MakeReadHandle(found->second.piece);
+    if (found == index_.end()) return std::nullopt;
+    return found->second.piece->shape();
   }
 
-  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape) override {
-    if (!IsValidShape(shape)) return absl::InvalidArgumentError("impossible sizes of a piece");
-    ASSIGN_OR_RETURN(std::shared_ptr<Piece> piece, Reserve(key, shape));
-    if (piece->buffer.size() != shape.bytes()) {
-      ASSIGN_OR_RETURN(piece->buffer, Buffer::Allocate(shape.bytes()));
-    }
-    piece->checksums.resize(shape.layers);
-    Piece& room = *piece;
-    return WriteHandle(this, key, shape, room.buffer.mutable_view().data(), room.checksums.data(),
-                       std::move(piece));
-  }
-
-  absl::StatusOr<ReadHandle> Commit(WriteHandle handle) override {
-    CHECK(handle.tier() == this) << "a handle of another tier";
-    auto piece = std::static_pointer_cast<Piece>(handle.room());
-    absl::MutexLock lock(&mutex_);
-    const auto [position, is_new] = index_.try_emplace(handle.key());
-    if (!is_new) return absl::AlreadyExistsError("already in RAM");
-    recency_.push_front(handle.key());
-    position->second = {.piece = piece, .recency = recency_.begin()};
-    return MakeReadHandle(std::move(piece));
-  }
+  absl::StatusOr<ReadHandle> Get(const ChunkKey& key) override;
+  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape,
+                                       const Tenant& tenant) override;
+  absl::StatusOr<ReadHandle> Commit(WriteHandle handle) override;
 
   absl::Status Erase(const ChunkKey& key) override {
-    std::shared_ptr<const Piece> erased;  // freed after the mutex is
     absl::MutexLock lock(&mutex_);
-    const auto found = index_.find(key);
-    if (found == index_.end()) return absl::OkStatus();
-    erased = std::move(found->second.piece);
-    recency_.erase(found->second.recency);
-    index_.erase(found);
+    if (index_.contains(key)) Leave(key, EvictionReason::kErased);
     return absl::OkStatus();
   }
 
-  TierStats Stats() const override {
-    absl::MutexLock lock(&mutex_);
-    TierStats stats;
-    stats.name = "ram";
-    stats.capacity_bytes = capacity_;
-    stats.used_bytes = used_->load();
-    stats.entries = index_.size();
-    stats.evictions = evictions_;
-    return stats;
-  }
+  std::vector<TierEntry> List() const override;
+  TierStats Stats() const override;
 
  private:
   struct Entry {
-    std::shared_ptr<Piece> piece;
-    std::list<ChunkKey>::iterator recency;
+    std::shared_ptr<RamPiece> piece;
+    absl::Time added;
+    absl::Time used;
+  };
+  // Kept with a quota only, and as long as the tenant has bytes.
+  struct TenantState {
+    std::shared_ptr<RamUsage> usage;
+    std::unique_ptr<EvictionPolicy> eviction;  // over the tenant's own entries
   };
 
-  // A piece that counts its bytes as used. Its buffer is that of an evicted piece, where one of the
-  // same size had to go, or empty.
-  absl::StatusOr<std::shared_ptr<Piece>> Reserve(const ChunkKey& key, PieceShape shape) {
-    const uint64_t bytes = RoundUpToPages(shape.bytes());
-    absl::MutexLock lock(&mutex_);
-    if (index_.contains(key)) return absl::AlreadyExistsError("already in RAM");
-    Buffer reused;
-    if (bytes > capacity_ || !EvictUntilFree(bytes, shape.bytes(), &reused)) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no room for ", bytes, " bytes: ", used_->load(), " of ", capacity_, " used"));
-    }
-    used_->fetch_add(bytes);
-    auto piece = std::make_shared<Piece>(used_, bytes);
-    piece->shape = shape;
-    piece->buffer = std::move(reused);
-    return piece;
-  }
+  // Null without a quota. AddTenant alone makes and forgets states: it ends the life of pointers to
+  // others.
+  TenantState* FindTenant(const Tenant& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  TenantState* AddTenant(const Tenant& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // Evicts until `bytes` more may be used; false if what is left is pinned. Hands out the memory of
-  // an evicted piece of exactly `buffer_bytes`, if there is one: fresh memory costs a page fault
-  // for every 4 KiB, and the pieces of one model all have the same size.
-  bool EvictUntilFree(uint64_t bytes, uint64_t buffer_bytes, Buffer* reused)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    auto oldest = recency_.end();
-    while (used_->load() > capacity_ - bytes) {
-      // Pinned pieces are passed over: dropping them would free nothing now.
-      auto entry = index_.end();
-      do {
-        if (oldest == recency_.begin()) return false;
-        --oldest;
-        entry = index_.find(*oldest);
-      } while (entry->second.piece.use_count() > 1);
-      Buffer& freed = entry->second.piece->buffer;
-      if (freed.size() == buffer_bytes) *reused = std::move(freed);
-      index_.erase(entry);
-      oldest = recency_.erase(oldest);
-      ++evictions_;
-    }
-    return true;
-  }
+  // Evicts until the tenant may have `bytes` more. `state` is null without a quota.
+  absl::Status MakeQuota(uint64_t bytes, TenantState* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Evicts until entries keep to their limit with `bytes` more, as far as pins allow.
+  void MakeRoom(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives the piece its bytes, evicting neighbours if they lie in the way.
+  bool Place(RamPiece* piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool EvictWindow(const std::optional<std::vector<Arena::Owner>>& window)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Evicts the policy's next victim; the start of the bytes that this freed, nothing if all are
+  // pinned.
+  std::optional<uint64_t> EvictNext(EvictionPolicy* policy, EvictionReason reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes out an entry that is there.
+  void Leave(const ChunkKey& key, EvictionReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const uint64_t capacity_;
-  const std::shared_ptr<UsedBytes> used_;
+  absl::Status NoRoom(uint64_t bytes) const;
+
+  const RamTierOptions options_;
+  const std::shared_ptr<RamSpace> space_;
+  const uint64_t entry_limit_;
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<ChunkKey, Entry> index_ ABSL_GUARDED_BY(mutex_);
-  std::list<ChunkKey> recency_ ABSL_GUARDED_BY(mutex_);
-  uint64_t evictions_ ABSL_GUARDED_BY(mutex_) = 0;
+  const std::unique_ptr<EvictionPolicy> eviction_ ABSL_PT_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Tenant, TenantState> tenants_ ABSL_GUARDED_BY(mutex_);
+  size_t tenants_to_forget_at_ ABSL_GUARDED_BY(mutex_) = 64;
+  std::array<uint64_t, kEvictionReasons> evictions_ ABSL_GUARDED_BY(mutex_) = {};
 };
+
+absl::StatusOr<ReadHandle> RamTier::Get(const ChunkKey& key) {
+  const absl::Time now = absl::Now();
+  absl::MutexLock lock(&mutex_);
+  const auto found = index_.find(key);
+  if (found == index_.end()) return absl::NotFoundError("not in RAM");
+  Entry& entry = found->second;
+  entry.used = now;
+  eviction_->Touch(key);
+  if (TenantState* state = FindTenant(entry.piece->tenant())) state->eviction->Touch(key);
+  return MakeReadHandle(std::make_shared<const RamPin>(entry.piece));
+}
+
+absl::StatusOr<WriteHandle> RamTier::Allocate(const ChunkKey& key, PieceShape shape,
+                                              const Tenant& tenant) {
+  if (!IsValidShape(shape)) return absl::InvalidArgumentError("impossible sizes of a piece");
+  const uint64_t bytes = RamTierBytes(shape);
+  absl::MutexLock lock(&mutex_);
+  if (index_.contains(key)) return absl::AlreadyExistsError("already in RAM");
+  // Before anybody is evicted for it.
+  if (NeverFits(bytes, space_->pinned, space_->arena.size())) return NoRoom(bytes);
+  TenantState* state = AddTenant(tenant);
+  RETURN_IF_ERROR(MakeQuota(bytes, state));
+  MakeRoom(bytes);
+  auto piece = std::make_shared<RamPiece>(space_, state == nullptr ? nullptr : state->usage, key,
+                                          shape, tenant);
+  if (!Place(piece.get())) return NoRoom(bytes);
+  RamPiece& room = *piece;
+  return WriteHandle(this, key, shape, room.slices(), room.checksums(),
+                     std::make_shared<RamPin>(std::move(piece)), tenant);
+}
+
+absl::StatusOr<ReadHandle> RamTier::Commit(WriteHandle handle) {
+  CHECK(handle.tier() == this) << "a handle of another tier";
+  auto pin = std::static_pointer_cast<RamPin>(handle.room());
+  const absl::Time now = absl::Now();
+  absl::MutexLock lock(&mutex_);
+  const auto [position, is_new] = index_.try_emplace(handle.key());
+  if (!is_new) return absl::AlreadyExistsError("already in RAM");
+  RamPiece& piece = *pin->piece();
+  position->second = {pin->piece(), now, now};
+  piece.indexed = true;
+  eviction_->Add(piece.key(), piece.bytes());
+  if (TenantState* state = FindTenant(piece.tenant())) {
+    state->eviction->Add(piece.key(), piece.bytes());
+  }
+  return MakeReadHandle(std::move(pin));
+}
+
+RamTier::TenantState* RamTier::FindTenant(const Tenant& tenant) {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? nullptr : &found->second;
+}
+
+RamTier::TenantState* RamTier::AddTenant(const Tenant& tenant) {
+  if (options_.tenant_bytes == 0) return nullptr;
+  // Anybody may name new tenants; only those with bytes are worth remembering.
+  if (tenants_.size() >= tenants_to_forget_at_) {
+    absl::erase_if(tenants_, [](const auto& known) { return known.second.usage->used == 0; });
+    tenants_to_forget_at_ = 2 * tenants_.size() + 64;
+  }
+  TenantState& state = tenants_[tenant];
+  if (state.usage == nullptr) {
+    state.usage = std::make_shared<RamUsage>();
+    state.eviction = MakeEvictionPolicy(options_.eviction, options_.tenant_bytes);
+  }
+  return &state;
+}
+
+absl::Status RamTier::MakeQuota(uint64_t bytes, TenantState* state) {
+  if (state == nullptr) return absl::OkStatus();
+  const uint64_t quota = options_.tenant_bytes;
+  bool fits = !NeverFits(bytes, state->usage->pinned, quota);
+  while (fits && state->usage->used + bytes > quota) {
+    fits = EvictNext(state->eviction.get(), EvictionReason::kTenantQuota).has_value();
+  }
+  if (fits) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the tenant's quota of ", quota, " bytes has no room for ", bytes, ": ",
+                   state->usage->used.load(), " used, ", state->usage->pinned.load(), " pinned"));
+}
+
+void RamTier::MakeRoom(uint64_t bytes) {
+  while (space_->arena.used() + bytes > entry_limit_ &&
+         EvictNext(eviction_.get(), EvictionReason::kRoom).has_value()) {
+  }
+}
+
+bool RamTier::Place(RamPiece* piece) {
+  Arena& arena = space_->arena;
+  if (piece->Place()) return true;
+  const auto may_go = [](Arena::Owner owner) {
+    const auto* neighbour = static_cast<const RamPiece*>(owner);
+    return neighbour->indexed && !neighbour->pinned();
+  };
+  for (int i = 0; i < kWindowTries; ++i) {
+    const std::optional<uint64_t> start = EvictNext(eviction_.get(), EvictionReason::kNeighbours);
+    if (!start.has_value()) break;
+    if (EvictWindow(arena.FindWindow(piece->bytes(), *start, may_go)) && piece->Place()) {
+      return true;
+    }
+  }
+  return EvictWindow(arena.FindWindowAnywhere(piece->bytes(), may_go)) && piece->Place();
+}
+
+bool RamTier::EvictWindow(const std::optional<std::vector<Arena::Owner>>& window) {
+  if (!window.has_value()) return false;
+  for (const Arena::Owner owner : *window) {
+    const ChunkKey key = static_cast<const RamPiece*>(owner)->key();
+    Leave(key, EvictionReason::kNeighbours);
+  }
+  return true;
+}
+
+std::optional<uint64_t> RamTier::EvictNext(EvictionPolicy* policy, EvictionReason reason) {
+  const auto unpinned = [this](const ChunkKey& key) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return !index_.find(key)->second.piece->pinned();
+  };
+  const std::optional<ChunkKey> victim = policy->Evict(unpinned);
+  if (!victim.has_value()) return std::nullopt;
+  const uint64_t start = index_.find(*victim)->second.piece->start();
+  Leave(*victim, reason);
+  return start;
+}
+
+void RamTier::Leave(const ChunkKey& key, EvictionReason reason) {
+  const auto found = index_.find(key);
+  CHECK(found != index_.end());
+  const std::shared_ptr<RamPiece> piece = std::move(found->second.piece);
+  index_.erase(found);
+  eviction_->Remove(piece->key());
+  if (TenantState* state = FindTenant(piece->tenant())) state->eviction->Remove(piece->key());
+  piece->indexed = false;
+  // Now, even if a dropped pin has not yet let go of the piece: its bytes are wanted.
+  if (!piece->pinned()) piece->Release();
+  ++evictions_[static_cast<size_t>(reason)];
+  if (options_.on_evicted) options_.on_evicted(piece->key(), reason);
+}
+
+absl::Status RamTier::NoRoom(uint64_t bytes) const {
+  const Arena& arena = space_->arena;
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "no room for ", bytes, " unbroken bytes in RAM: ", arena.used(), " of ", arena.size(),
+      " used, ", space_->pinned.load(), " pinned, ", arena.largest_free(), " free in one stretch"));
+}
+
+std::vector<TierEntry> RamTier::List() const {
+  std::vector<TierEntry> entries;
+  absl::MutexLock lock(&mutex_);
+  entries.reserve(index_.size());
+  for (const auto& [key, entry] : index_) {
+    entries.push_back({key, entry.piece->shape(), entry.piece->tenant(), entry.added, entry.used});
+  }
+  return entries;
+}
+
+TierStats RamTier::Stats() const {
+  TierStats stats;
+  stats.name = "ram";
+  stats.capacity_bytes = space_->arena.size();
+  stats.used_bytes = space_->arena.used();
+  absl::MutexLock lock(&mutex_);
+  stats.entries = index_.size();
+  stats.evictions = evictions_;
+  return stats;
+}
 
 }  // namespace
 
-std::unique_ptr<Tier> MakeRamTier(const RamTierOptions& options) {
-  return std::make_unique<RamTier>(options);
+std::unique_ptr<Tier> MakeRamTier(std::shared_ptr<SharedMemory> memory,
+                                  const RamTierOptions& options) {
+  CHECK(memory != nullptr && memory->mutable_data() != nullptr) << "memory of another process";
+  CHECK(options.evict_from > 0 && options.evict_from <= 1) << options.evict_from;
+  return std::make_unique<RamTier>(std::move(memory), options);
 }
 
 }  // namespace tessera

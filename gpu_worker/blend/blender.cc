@@ -40,7 +40,7 @@ Blender::Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fi
 }
 
 absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
-                                           const std::atomic<bool>& cancelled) {
+                                           const CancelFlag& cancelled) {
   CHECK(!request.segments.empty());
   if (request.exact || request.segments.size() == 1) return PrefillExact(request, cancelled);
   std::vector<uint32_t> bos;
@@ -57,6 +57,7 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
                                                   : absl::MakeConstSpan(bos);
     }
     want.key = MakeChunkKey(fingerprint_, request.salt, want.sink, want.tokens);
+    want.tenant = MakeTenant(request.salt);
     tokens += static_cast<int64_t>(want.tokens.size());
     wanted.push_back(want);
   }
@@ -66,14 +67,14 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
       std::clamp(absl::Seconds(static_cast<double>(tokens) * seconds_per_token_), kShortestFetch,
                  kLongestFetch);
   RETURN_IF_ERROR(loader.Start(wanted, timeout));
-  BlendRun run(decoder_, loader, config_, request, cancelled);
+  BlendRun run(decoder_, loader, config_, request, cancelled.value());
   ASSIGN_OR_RETURN(Prefilled done, run.Run());
   done.fresh = loader.TakeFresh();
   return done;
 }
 
 absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
-                                                const std::atomic<bool>& cancelled) {
+                                                const CancelFlag& cancelled) {
   Prefilled done;
   std::vector<uint32_t> ids;
   for (const std::vector<uint32_t>& segment : request.segments) {
@@ -82,7 +83,7 @@ absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
   }
   done.tokens = static_cast<int64_t>(ids.size());
   done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
-  ASSIGN_OR_RETURN(const Activations last, decoder_.Extend(done.kv, ids, 0, cancelled));
+  ASSIGN_OR_RETURN(const Activations last, decoder_.Extend(done.kv, ids, 0, cancelled.value()));
   const Activations logits = decoder_.Logits(last);
   done.logits.assign(logits->data, logits->data + logits->cols);
   return done;

@@ -3,7 +3,6 @@
 #ifndef TESSERA_GPU_WORKER_BLEND_BLENDER_H_
 #define TESSERA_GPU_WORKER_BLEND_BLENDER_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/cancel_flag.h"
 #include "cache_server/chunk/layout.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -73,9 +73,8 @@ class Blender {
   Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fingerprint,
           const BlendConfig& config);
 
-  // CANCELLED when *cancelled turns true; no other error: a cache that fails only makes it slower.
-  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request,
-                                    const std::atomic<bool>& cancelled);
+  // CANCELLED when `cancelled` is set; no other error: a cache that fails only makes it slower.
+  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const CancelFlag& cancelled);
 
   const BlendConfig& config() const { return config_; }
 
@@ -84,8 +83,7 @@ class Blender {
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:
-  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request,
-                                         const std::atomic<bool>& cancelled);
+  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request, const CancelFlag& cancelled);
 
   const Decoder& decoder_;
   CacheClient& client_;

@@ -19,16 +19,16 @@ std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
   for (const FreshChunk& fresh : chunks) {
     const RawChunk& chunk = *fresh.chunk;
     for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
-      sources.push_back({PieceKeyOf(fresh.key, tokens_per_piece, piece),
-                         static_cast<uint32_t>(chunk.layers()),
-                         static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)});
+      sources.push_back(
+          {PieceKeyOf(fresh.key, tokens_per_piece, piece), static_cast<uint32_t>(chunk.layers()),
+           static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece), fresh.tenant});
     }
   }
   return sources;
 }
 
 KvLoader::KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                   int64_t tokens_per_piece, bool layerwise, const std::atomic<bool>* cancelled)
+                   int64_t tokens_per_piece, bool layerwise, const CancelFlag* cancelled)
     : decoder_(*decoder),
       client_(*client),
       prefill_(*prefill),
@@ -51,7 +51,8 @@ absl::Status KvLoader::Start(const std::vector<WantedChunk>& wanted, absl::Durat
     }
     chunks_.push_back(std::move(state));
   }
-  stream_ = client_.Fetch(std::move(targets), timeout);
+  stream_ = client_.Fetch(std::move(targets), {.timeout = timeout});
+  on_cancelled_.emplace(cancelled_, [this] { stream_->Cancel(); });
   const std::vector<std::string> tiers = stream_->WaitForHeader();
   for (State& state : chunks_) {
     while (state.cached_pieces < state.chunk->pieces() &&
@@ -84,6 +85,8 @@ bool KvLoader::WaitForSlices(const State& state, int64_t layer) {
 
 // The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
 absl::Status KvLoader::PrefillFrom(int64_t first_piece, State& state) {
+  // All that was cancelled looks like a miss here, and is not to be computed.
+  if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
   auto fresh =
       std::make_unique<RawChunk>(decoder_.config(), state.chunk->tokens(), tokens_per_piece_);
   state.cached_pieces = first_piece;
@@ -97,13 +100,13 @@ absl::Status KvLoader::PrefillFrom(int64_t first_piece, State& state) {
   if (state.cached_pieces == 0) state.tier.clear();
   retired_.push_back(std::move(state.chunk));
   state.chunk = std::move(fresh);
-  return prefill_.Run(state.wanted.sink, state.wanted.tokens, state.cached_pieces, cancelled_,
-                      *state.chunk);
+  return prefill_.Run(state.wanted.sink, state.wanted.tokens, state.cached_pieces,
+                      cancelled_.value(), *state.chunk);
 }
 
 absl::Status KvLoader::WaitForLayer(int64_t layer) {
   for (State& state : chunks_) {
-    if (cancelled_) return absl::CancelledError("the request was cancelled");
+    if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
     // A partly cached chunk was completed at the start, all its layers with it.
     if (state.cached_pieces < state.chunk->pieces() || WaitForSlices(state, layer)) continue;
     RETURN_IF_ERROR(PrefillFrom(0, state));
@@ -120,7 +123,8 @@ std::vector<FreshChunk> KvLoader::TakeFresh() {
   std::vector<FreshChunk> fresh;
   for (State& state : chunks_) {
     if (state.cached_pieces == state.chunk->pieces()) continue;
-    fresh.push_back({state.wanted.key, state.cached_pieces, std::move(state.chunk)});
+    fresh.push_back(
+        {state.wanted.key, state.cached_pieces, std::move(state.chunk), state.wanted.tenant});
   }
   return fresh;
 }

@@ -3,15 +3,16 @@
 #ifndef TESSERA_GPU_WORKER_BLEND_KV_LOADER_H_
 #define TESSERA_GPU_WORKER_BLEND_KV_LOADER_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/cancel_flag.h"
 #include "cache_server/chunk/key.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -25,6 +26,7 @@ struct WantedChunk {
   ChunkKey key;
   absl::Span<const uint32_t> sink;
   absl::Span<const uint32_t> tokens;
+  Tenant tenant;  // whose bytes it counts as, if it is stored
 };
 
 // Pieces first_piece.. of a chunk that were prefilled for this request and are to be stored.
@@ -32,6 +34,7 @@ struct FreshChunk {
   ChunkKey key;
   int64_t first_piece = 0;
   std::unique_ptr<RawChunk> chunk;
+  Tenant tenant = {};
 };
 
 // For one request, on one thread. Any failure of the cache is a miss: the chunk is prefilled alone,
@@ -41,7 +44,7 @@ class KvLoader {
   // The whole fetch must end within `timeout`. layerwise: a layer may be used as soon as it is
   // here; otherwise Start waits for all.
   KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-           int64_t tokens_per_piece, bool layerwise, const std::atomic<bool>* cancelled);
+           int64_t tokens_per_piece, bool layerwise, const CancelFlag* cancelled);
 
   // Asks the cache for all chunks and prefills those it does not have. CANCELLED only.
   absl::Status Start(const std::vector<WantedChunk>& wanted, absl::Duration timeout);
@@ -77,12 +80,14 @@ class KvLoader {
   ChunkPrefill& prefill_;
   const int64_t tokens_per_piece_;
   const bool layerwise_;
-  const std::atomic<bool>& cancelled_;
+  const CancelFlag& cancelled_;
   std::vector<State> chunks_;
   // Memory that the fetch may still write to though nobody reads it any more; after it stream_, so
   // that the stream ends first.
   std::vector<std::unique_ptr<RawChunk>> retired_;
   std::unique_ptr<FetchStream> stream_;
+  // Ends the waits for slices; after stream_, which it uses.
+  std::optional<CancelFlag::Hook> on_cancelled_;
 };
 
 // What to store of `chunks`, which must outlive the store.

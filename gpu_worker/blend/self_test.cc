@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/cancel_flag.h"
 #include "base/status_macros.h"
 
 namespace tessera {
@@ -82,7 +83,7 @@ double KlOfLogits(absl::Span<const float> p, absl::Span<const float> q) {
 
 absl::StatusOr<SelfTestReport> RunSelfTest(const Decoder& decoder, const BlendConfig& config) {
   RETURN_IF_ERROR(CheckPlacement(decoder));
-  const std::atomic<bool> never = false;
+  const CancelFlag never;
   const std::unique_ptr<CacheClient> no_cache = MakeNullCacheClient();
   Blender blender(&decoder, no_cache.get(), ChunkKey(), config);
   BlendRequest request;

@@ -28,7 +28,7 @@ Engine::~Engine() {
   queue_.Close();
   {
     absl::MutexLock lock(&mutex_);
-    if (running_ != nullptr) *running_ = true;
+    if (running_ != nullptr) running_->Set();
   }
   thread_.join();
 }
@@ -48,7 +48,7 @@ void Engine::Work() {
     if (stopping_) {
       generation.listener->OnFinished(absl::UnavailableError("the worker is shutting down"), false,
                                       0);
-    } else if (*generation.cancelled) {
+    } else if (generation.cancelled->IsSet()) {
       generation.listener->OnFinished(absl::CancelledError("cancelled while waiting"), false, 0);
     } else {
       SetRunning(generation.cancelled);
@@ -58,10 +58,10 @@ void Engine::Work() {
   }
 }
 
-void Engine::SetRunning(std::shared_ptr<std::atomic<bool>> cancelled) {
+void Engine::SetRunning(std::shared_ptr<CancelFlag> cancelled) {
   absl::MutexLock lock(&mutex_);
   running_ = std::move(cancelled);
-  if (stopping_ && running_ != nullptr) *running_ = true;
+  if (stopping_ && running_ != nullptr) running_->Set();
 }
 
 void Engine::Run(Generation& generation) {
@@ -92,7 +92,7 @@ absl::Status Engine::Decode(Generation& generation, Prefilled& prefilled, int64_
   std::vector<float> logits = std::move(prefilled.logits);
   while (true) {
     if (stopping_) return absl::UnavailableError("the worker is shutting down");
-    if (*generation.cancelled) return absl::CancelledError("the request was cancelled");
+    if (generation.cancelled->IsSet()) return absl::CancelledError("the request was cancelled");
     const SampledToken token = sampler.Next(logits);
     ++tokens;
     generation.listener->OnToken(token);
@@ -102,9 +102,9 @@ absl::Status Engine::Decode(Generation& generation, Prefilled& prefilled, int64_
             generation.end_tokens.end();
     if (ended || tokens >= generation.prompt.max_new_tokens) return absl::OkStatus();
     const std::vector<uint32_t> ids = {token.id};
-    ASSIGN_OR_RETURN(
-        const Activations last,
-        decoder_.Extend(prefilled.kv, ids, prefilled.tokens + tokens - 1, *generation.cancelled));
+    ASSIGN_OR_RETURN(const Activations last,
+                     decoder_.Extend(prefilled.kv, ids, prefilled.tokens + tokens - 1,
+                                     generation.cancelled->value()));
     const Activations next = decoder_.Logits(last);
     logits.assign(next->data, next->data + next->cols);
   }

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/bounded_queue.h"
+#include "base/cancel_flag.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/chunk_writer.h"
@@ -40,7 +41,7 @@ struct Generation {
   BlendRequest prompt;  // max_new_tokens >= 1
   SamplingParams sampling;
   std::vector<uint32_t> end_tokens;
-  std::shared_ptr<std::atomic<bool>> cancelled;  // set by anyone, at any time
+  std::shared_ptr<CancelFlag> cancelled;  // set by anyone, at any time
   std::unique_ptr<GenerationListener> listener;
   absl::Time submitted;
 };
@@ -59,7 +60,7 @@ class Engine {
  private:
   void Work();
   void Run(Generation& generation);
-  void SetRunning(std::shared_ptr<std::atomic<bool>> cancelled);
+  void SetRunning(std::shared_ptr<CancelFlag> cancelled);
   absl::Status Decode(Generation& generation, Prefilled& prefilled, int64_t& tokens, bool& ended);
 
   const Decoder& decoder_;
@@ -69,7 +70,7 @@ class Engine {
   std::atomic<bool> stopping_ = false;
   absl::Mutex mutex_;
   // The running request's flag; null between requests.
-  std::shared_ptr<std::atomic<bool>> running_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<CancelFlag> running_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

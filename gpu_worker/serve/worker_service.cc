@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "base/cancel_flag.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/serve/request_check.h"
@@ -60,10 +61,10 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
 class GenerateCall final : public grpc::ServerWriteReactor<GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall() : cancelled_(std::make_shared<std::atomic<bool>>(false)) {}
+  GenerateCall() : cancelled_(std::make_shared<CancelFlag>()) {}
 
   void HoldUntilDone() { self_ = shared_from_this(); }
-  std::shared_ptr<std::atomic<bool>> cancelled() const { return cancelled_; }
+  std::shared_ptr<CancelFlag> cancelled() const { return cancelled_; }
 
   // The queue is bounded by the tokens that the request may have.
   void Send(GenerateResponse response) {
@@ -84,7 +85,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<GenerateResponse>,
     writing_ = false;
     outgoing_.pop_front();
     if (!ok) {
-      *cancelled_ = true;
+      cancelled_->Set();
       outgoing_.clear();
     }
     if (!outgoing_.empty()) {
@@ -94,7 +95,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<GenerateResponse>,
     }
   }
 
-  void OnCancel() override { *cancelled_ = true; }
+  void OnCancel() override { cancelled_->Set(); }
   void OnDone() override { self_.reset(); }
 
  private:
@@ -103,7 +104,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<GenerateResponse>,
     StartWrite(&outgoing_.front());
   }
 
-  const std::shared_ptr<std::atomic<bool>> cancelled_;
+  const std::shared_ptr<CancelFlag> cancelled_;
   std::shared_ptr<GenerateCall> self_;
   absl::Mutex mutex_;
   std::deque<GenerateResponse> outgoing_ ABSL_GUARDED_BY(mutex_);

@@ -2,7 +2,6 @@
 // new order; and decode speed. Everything in one process, the cache server too (over loopback).
 // Ends with a line of JSON.
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "base/cancel_flag.h"
 #include "base/process.h"
 #include "cache_server/client/cache_client.h"
 #include "cache_server/service/server.h"
@@ -59,14 +59,18 @@ class Bench {
     CHECK(decoder.ok()) << decoder.status();
     decoder_ = std::move(*decoder);
     std::vector<std::unique_ptr<Tier>> tiers;
-    tiers.push_back(MakeRamTier({.capacity_bytes = uint64_t{4} << 30}));
+    auto memory = SharedMemory::Create(uint64_t{4} << 30, /*huge_pages=*/true);
+    CHECK(memory.ok()) << memory.status();
+    tiers.push_back(MakeRamTier(*std::move(memory), RamTierOptions()));
     store_ = std::make_unique<ChunkStore>(std::move(tiers));
     ServerOptions options;
     options.listen = "127.0.0.1:0";
-    auto server = CacheServer::Start(options, store_.get());
+    auto server = CacheServer::Start(options, {.store = store_.get(), .counters = &counters_});
     CHECK(server.ok()) << server.status();
     server_ = std::move(*server);
-    client_ = MakeGrpcCacheClient(absl::StrCat("127.0.0.1:", server_->port()));
+    auto client = MakeCacheClient({.address = absl::StrCat("127.0.0.1:", server_->port())});
+    CHECK(client.ok()) << client.status();
+    client_ = *std::move(client);
     blender_ = std::make_unique<Blender>(decoder_.get(), client_.get(), ChunkKey(), config_);
   }
 
@@ -104,7 +108,7 @@ class Bench {
     const std::vector<uint32_t> one = {100};
     const absl::Time start = absl::Now();
     for (int i = 0; i < steps; ++i) {
-      auto last = decoder_->Extend(prefilled.kv, one, prefilled.tokens + i, never_);
+      auto last = decoder_->Extend(prefilled.kv, one, prefilled.tokens + i, never_.value());
       CHECK(last.ok());
       decoder_->Logits(*last);
     }
@@ -114,10 +118,11 @@ class Bench {
   const Ops& ops() const { return *ops_; }
 
  private:
-  const std::atomic<bool> never_ = false;
+  const CancelFlag never_;
   const BlendConfig config_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Decoder> decoder_;
+  TransportCounters counters_;
   std::unique_ptr<ChunkStore> store_;
   std::unique_ptr<CacheServer> server_;
   std::unique_ptr<CacheClient> client_;

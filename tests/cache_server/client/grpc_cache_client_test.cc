@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/server_fixture.h"
 
@@ -19,11 +20,17 @@ namespace {
 constexpr PieceShape kShape = {.layers = 5, .slice_bytes = 192 << 10};
 constexpr absl::Duration kLong = absl::Seconds(30);
 
+std::unique_ptr<CacheClient> MakeClient(const std::string& address) {
+  auto client = MakeCacheClient({.address = address, .shared_memory = false});
+  EXPECT_TRUE(client.ok()) << client.status();
+  return *std::move(client);
+}
+
 class GrpcCacheClientTest : public ServerFixture {
  protected:
   void SetUp() override {
     StartServer();
-    client_ = MakeGrpcCacheClient(address());
+    client_ = MakeClient(address());
   }
 
   // Whether a small piece can be fetched, trying for a while: for a server that comes back.
@@ -31,7 +38,7 @@ class GrpcCacheClientTest : public ServerFixture {
     const absl::Time deadline = absl::Now() + patience;
     while (absl::Now() < deadline) {
       PieceMemory memory(number, 1, kShape);
-      const auto stream = client_->Fetch(memory.Targets(), absl::Seconds(2));
+      const auto stream = client_->Fetch(memory.Targets(), {.timeout = absl::Seconds(2)});
       if (stream->WaitForSlice(0, kShape.layers - 1) && memory.Holds(0)) return true;
       absl::SleepFor(absl::Milliseconds(50));
     }
@@ -45,7 +52,7 @@ TEST_F(GrpcCacheClientTest, RoundTripOfManyPieces) {
   PieceMemory stored(0, 40, kShape);
   EXPECT_EQ(client_->Store(stored.Sources(), kLong), 40u);
   PieceMemory fetched(0, 40, kShape);
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>(40, "ram"));
   for (uint32_t layer = 0; layer < kShape.layers; ++layer) {
     for (size_t i = 0; i < 40; ++i) ASSERT_TRUE(stream->WaitForSlice(i, layer));
@@ -61,7 +68,7 @@ TEST_F(GrpcCacheClientTest, OverAUnixSocket) {
   server_->Stop(absl::ZeroDuration());
   options_.listen = absl::StrCat("unix:/tmp/tessera_client_test_", getpid());
   StartServer();
-  client_ = MakeGrpcCacheClient(options_.listen);
+  client_ = MakeClient(options_.listen);
   PieceMemory stored(0, 3, kShape);
   EXPECT_EQ(client_->Store(stored.Sources(), kLong), 3u);
   EXPECT_TRUE(FetchesWithin(kLong, 2));
@@ -72,7 +79,7 @@ TEST_F(GrpcCacheClientTest, SlicesLargerThanAMessage) {
   PieceMemory stored(0, 2, shape);
   EXPECT_EQ(client_->Store(stored.Sources(), kLong), 2u);
   PieceMemory fetched(0, 2, shape);
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   for (size_t i = 0; i < 2; ++i) ASSERT_TRUE(stream->WaitForSlice(i, 1));
   EXPECT_TRUE(fetched.Holds(0) && fetched.Holds(1));
 }
@@ -81,7 +88,7 @@ TEST_F(GrpcCacheClientTest, MissesAreNoFailures) {
   PieceMemory stored(1, 1, kShape);
   EXPECT_EQ(client_->Store(stored.Sources(), kLong), 1u);
   PieceMemory fetched(0, 3, kShape);
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   EXPECT_EQ(stream->WaitForHeader(), (std::vector<std::string>{"", "ram", ""}));
   EXPECT_FALSE(stream->WaitForSlice(0, 0));
   EXPECT_TRUE(stream->WaitForSlice(1, kShape.layers - 1));
@@ -103,7 +110,7 @@ TEST_F(GrpcCacheClientTest, OtherSizesAreAMiss) {
   for (const PieceShape shape : {PieceShape{kShape.layers + 1, kShape.slice_bytes},
                                  PieceShape{kShape.layers, kShape.slice_bytes - 1}}) {
     PieceMemory fetched(0, 2, shape);
-    const auto stream = client_->Fetch(fetched.Targets(), kLong);
+    const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
     EXPECT_EQ(stream->WaitForHeader(), (std::vector<std::string>{"", ""}));
     EXPECT_FALSE(stream->WaitForSlice(1, 0));
   }
@@ -111,12 +118,12 @@ TEST_F(GrpcCacheClientTest, OtherSizesAreAMiss) {
 
 TEST_F(GrpcCacheClientTest, DamagedInTheTierIsFoundByTheClient) {
   ASSERT_TRUE(PutTestPiece(store_.get(), 0, kShape).ok());
-  auto room = store_->Allocate(TestKey(1), kShape);
+  auto room = store_->Allocate(TestKey(1), kShape, Tenant());
   FillTestPiece(1, &*room);
   room->slice(2)[77] ^= std::byte{1};
   ASSERT_TRUE(store_->Commit(*std::move(room)).ok());
   PieceMemory fetched(0, 2, kShape);
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   EXPECT_TRUE(stream->WaitForSlice(1, 1));
   EXPECT_FALSE(stream->WaitForSlice(1, 2));
   EXPECT_FALSE(stream->WaitForSlice(1, 4));
@@ -133,7 +140,7 @@ TEST_F(GrpcCacheClientTest, MoreKeysThanTheServerTakesInOneCall) {
   PieceMemory stored(0, 700, small);
   EXPECT_EQ(client_->Store(stored.Sources(), kLong), 700u);
   PieceMemory fetched(0, 700, small);
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>(700, "ram"));
   for (uint32_t i = 0; i < 700; ++i) {
     ASSERT_TRUE(stream->WaitForSlice(i, 1));
@@ -147,7 +154,7 @@ TEST_F(GrpcCacheClientTest, DroppingAStreamFreesItsPins) {
   }
   PieceMemory fetched(0, 20, {4, 4 << 20});
   {
-    const auto stream = client_->Fetch(fetched.Targets(), kLong);
+    const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
     ASSERT_TRUE(stream->WaitForSlice(0, 0));
   }
   EXPECT_TRUE(control_->WaitForNoPins(kLong));
@@ -162,7 +169,7 @@ TEST_F(GrpcCacheClientTest, ManyStreamsSideBySide) {
   for (int i = 0; i < 6; ++i) {
     threads.emplace_back([&] {
       PieceMemory fetched(0, 16, kShape);
-      const auto stream = client_->Fetch(fetched.Targets(), kLong);
+      const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
       for (uint32_t piece = 0; piece < 16; ++piece) {
         if (stream->WaitForSlice(piece, kShape.layers - 1) && fetched.Holds(piece)) ++right;
       }
@@ -179,7 +186,7 @@ TEST_F(GrpcCacheClientTest, DeadlineOfAFetch) {
   PieceMemory fetched(0, 1, kShape);
   const absl::Time start = absl::Now();
   {
-    const auto stream = client_->Fetch(fetched.Targets(), absl::Milliseconds(200));
+    const auto stream = client_->Fetch(fetched.Targets(), {.timeout = absl::Milliseconds(200)});
     EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>{""});
     EXPECT_FALSE(stream->WaitForSlice(0, 0));
   }
@@ -190,12 +197,15 @@ TEST_F(GrpcCacheClientTest, DeadlineOfAFetch) {
 }
 
 TEST_F(GrpcCacheClientTest, HeaderWaitIsBounded) {
-  client_ = MakeGrpcCacheClient(address(), {.header_timeout = absl::Milliseconds(200)});
+  auto client =
+      MakeGrpcCacheClient({.address = address()}, {.header_timeout = absl::Milliseconds(200)});
+  ASSERT_TRUE(client.ok()) << client.status();
+  client_ = *std::move(client);
   ASSERT_TRUE(PutTestPiece(store_.get(), 0, kShape).ok());
   control_->CloseGate();
   PieceMemory fetched(0, 1, kShape);
   const absl::Time start = absl::Now();
-  const auto stream = client_->Fetch(fetched.Targets(), kLong);
+  const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
   EXPECT_FALSE(stream->WaitForSlice(0, 0));
   EXPECT_LT(absl::Now() - start, absl::Seconds(5));
   control_->OpenGate();
@@ -208,7 +218,7 @@ TEST_F(GrpcCacheClientTest, StoppedServerFailsFastAndIsFoundAgain) {
   const absl::Time start = absl::Now();
   for (int i = 0; i < 5; ++i) {
     PieceMemory fetched(7, 1, kShape);
-    const auto stream = client_->Fetch(fetched.Targets(), kLong);
+    const auto stream = client_->Fetch(fetched.Targets(), {.timeout = kLong});
     EXPECT_FALSE(stream->WaitForSlice(0, 0));
   }
   PieceMemory stored(8, 1, kShape);
@@ -230,24 +240,46 @@ TEST_F(GrpcCacheClientTest, StoreFailuresAreCounted) {
 
 TEST_F(GrpcCacheClientTest, EmptyCalls) {
   EXPECT_EQ(client_->Store({}, kLong), 0u);
-  EXPECT_TRUE(client_->Fetch({}, kLong)->WaitForHeader().empty());
+  EXPECT_TRUE(client_->Fetch({}, {.timeout = kLong})->WaitForHeader().empty());
 }
 
 TEST(NullCacheClientTest, EverythingMisses) {
   const auto client = MakeNullCacheClient();
   PieceMemory memory(0, 2, kShape);
-  const auto stream = client->Fetch(memory.Targets(), kLong);
+  const auto stream = client->Fetch(memory.Targets(), {.timeout = kLong});
   EXPECT_EQ(stream->WaitForHeader(), (std::vector<std::string>{"", ""}));
   EXPECT_FALSE(stream->WaitForSlice(0, 0));
   EXPECT_EQ(client->Store(memory.Sources(), kLong), 0u);
 }
 
+TEST(CacheAddressTest, WhatCannotBeReadIsNamed) {
+  const auto error = [](const CacheAddress& address) {
+    return std::string(MakeCacheClient(address).status().message());
+  };
+  EXPECT_THAT(error({.address = "localhost:1", .ca_file = "/nowhere/ca.pem"}),
+              ::testing::HasSubstr("/nowhere/ca.pem"));
+  EXPECT_THAT(error({.address = "localhost:1", .token_file = "/nowhere/token"}),
+              ::testing::HasSubstr("/nowhere/token"));
+  EXPECT_NE(error({.address = "localhost:1", .cert_file = "/nowhere/cert.pem"}), "");
+  EXPECT_NE(error({}), "");
+}
+
+TEST_F(GrpcCacheClientTest, TheTenantTravels) {
+  PieceMemory memory(0, 2, kShape);
+  std::vector<StoreSource> sources = memory.Sources();
+  sources[1].tenant = MakeTenant("salt");
+  EXPECT_EQ(client_->Store(sources, kLong), 2u);
+  for (const TierEntry& entry : store_->tiers()[0]->List()) {
+    EXPECT_EQ(entry.tenant, entry.key == TestKey(1) ? MakeTenant("salt") : Tenant());
+  }
+}
+
 TEST(NoServerTest, FailsFast) {
-  const auto client = MakeGrpcCacheClient("127.0.0.1:1");
+  const auto client = MakeClient("127.0.0.1:1");
   const absl::Time start = absl::Now();
   for (int i = 0; i < 10; ++i) {
     PieceMemory memory(0, 1, kShape);
-    EXPECT_FALSE(client->Fetch(memory.Targets(), kLong)->WaitForSlice(0, 0));
+    EXPECT_FALSE(client->Fetch(memory.Targets(), {.timeout = kLong})->WaitForSlice(0, 0));
   }
   EXPECT_LT(absl::Now() - start, absl::Seconds(5));
   EXPECT_GE(client->counters().skipped_calls, 7u);

@@ -20,17 +20,23 @@ constexpr uint32_t kPieces = 16;  // 128 MiB: far more than any buffer on the wa
 // Small messages make the server slow enough to be caught in the middle.
 const std::vector<std::string> kSlow = {"--message_bytes=4096"};
 
+std::unique_ptr<CacheClient> MakeClient(const std::string& address, bool shared_memory) {
+  auto client = MakeCacheClient({.address = address, .shared_memory = shared_memory});
+  EXPECT_TRUE(client.ok()) << client.status();
+  return *std::move(client);
+}
+
 TEST(KilledServerTest, MidFetchFailsWithoutHangingAndIsFoundAgain) {
   auto server = std::make_unique<ServerProcess>("127.0.0.1:0", kSlow);
   ASSERT_NE(server->port(), 0) << server->output();
   const std::string address = server->address();
-  const auto client = MakeGrpcCacheClient(address);
+  const auto client = MakeClient(address, /*shared_memory=*/false);
   PieceMemory memory(0, kPieces, kShape);
   const std::vector<StoreSource> sources = memory.Sources();
   ASSERT_EQ(client->Store(sources, absl::Seconds(60)), kPieces);
 
   PieceMemory fetched(0, kPieces, kShape);
-  auto stream = client->Fetch(fetched.Targets(), absl::Seconds(60));
+  auto stream = client->Fetch(fetched.Targets(), {.timeout = absl::Seconds(60)});
   ASSERT_EQ(stream->WaitForHeader(), std::vector<std::string>(kPieces, "ram"));
   // Stopped, it cannot send the rest; killed, its connection breaks.
   server->Signal(SIGSTOP);
@@ -51,18 +57,60 @@ TEST(KilledServerTest, MidFetchFailsWithoutHangingAndIsFoundAgain) {
   EXPECT_EQ(stored, kPieces) << "a new server has nothing";
 }
 
-TEST(KilledServerTest, PausedServerRunsIntoTheDeadline) {
+// A dead process lets go of nothing: what it had shown under a lease stays as it was.
+TEST(KilledServerTest, SharedMemoryOutlivesItsServer) {
+  auto server = std::make_unique<ServerProcess>("127.0.0.1:0");
+  ASSERT_NE(server->port(), 0) << server->output();
+  const std::string address = server->address();
+  const auto client = MakeClient(address, /*shared_memory=*/true);
+  PieceMemory memory(0, kPieces, kShape);
+  const std::vector<StoreSource> sources = memory.Sources();
+  ASSERT_EQ(client->Store(sources, absl::Seconds(60)), kPieces);
+  PieceMemory fetched(0, kPieces, kShape);
+  {
+    const auto stream = client->Fetch(fetched.Targets(), {.timeout = absl::Seconds(60)});
+    ASSERT_TRUE(stream->WaitForSlice(0, 0));
+    server->Signal(SIGKILL);
+    EXPECT_EQ(server->Wait(), -SIGKILL);
+    for (uint32_t i = 0; i < kPieces; ++i) {
+      EXPECT_TRUE(stream->WaitForSlice(i, kShape.layers - 1));
+      EXPECT_TRUE(fetched.Holds(i));
+    }
+  }
+  EXPECT_EQ(client->counters().shm_bytes, kPieces * kShape.bytes());
+  const auto gone = client->Fetch(fetched.Targets(), {.timeout = absl::Seconds(5)});
+  EXPECT_FALSE(gone->WaitForSlice(0, 0));
+
+  server = std::make_unique<ServerProcess>(address);
+  ASSERT_NE(server->port(), 0) << server->output();
+  // Found again, by both ways.
+  const uint64_t before = client->counters().shm_bytes;
+  for (const absl::Time end = absl::Now() + absl::Seconds(40);
+       client->counters().shm_bytes == before && absl::Now() < end;) {
+    client->Store(sources, absl::Seconds(10));
+    const auto stream = client->Fetch(fetched.Targets(), {.timeout = absl::Seconds(10)});
+    stream->WaitForSlice(0, 0);
+  }
+  EXPECT_GT(client->counters().shm_bytes, before);
+}
+
+class PausedServerTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutSharedMemory, PausedServerTest, ::testing::Bool());
+
+TEST_P(PausedServerTest, RunsIntoTheDeadline) {
+  const bool shared_memory = GetParam();
   ServerProcess server("127.0.0.1:0");
-  const auto client = MakeGrpcCacheClient(server.address());
+  const auto client = MakeClient(server.address(), shared_memory);
   PieceMemory memory(0, kPieces, kShape);
   ASSERT_EQ(client->Store(memory.Sources(), absl::Seconds(60)), kPieces);
   server.Signal(SIGSTOP);
   const absl::Time start = absl::Now();
   {
-    const auto stream = client->Fetch(memory.Targets(), absl::Milliseconds(300));
+    const auto stream = client->Fetch(memory.Targets(), {.timeout = absl::Milliseconds(600)});
     EXPECT_FALSE(stream->WaitForSlice(0, 0));
   }
-  EXPECT_LT(absl::Now() - start, absl::Seconds(3));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
+  EXPECT_EQ(client->counters().shm_fallbacks, shared_memory ? 1u : 0u);
   server.Signal(SIGCONT);
 }
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "cache_server/chunk/checksum.h"
-#include "cache_server/tier/ram_tier.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/test_pieces.h"
+#include "tests/cache_server/testing/test_ram_tier.h"
 
 namespace tessera::testing {
 namespace {
@@ -21,12 +21,12 @@ class PieceWriterTest : public ::testing::Test {
 
   static std::vector<std::unique_ptr<Tier>> Tiers() {
     std::vector<std::unique_ptr<Tier>> tiers;
-    tiers.push_back(MakeRamTier({.capacity_bytes = 40960}));
+    tiers.push_back(MakeTestRamTier(40960, ToTheEnd()));
     return tiers;
   }
 
   absl::Status Header(uint32_t number, PieceShape shape = kShape) {
-    return writer_.AddHeader(std::string(TestKey(number).AsBytes()), shape);
+    return writer_.AddHeader(std::string(TestKey(number).AsBytes()), shape, "");
   }
   absl::Status Part(uint32_t number, uint32_t layer, uint64_t offset, uint64_t size,
                     uint64_t checksum_error = 0, PieceShape shape = kShape) {
@@ -107,7 +107,7 @@ TEST_F(PieceWriterTest, WrongChecksumIsDataLoss) {
 TEST_F(PieceWriterTest, OrderAndSizes) {
   const auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_EQ(Part(1, 0, 0, 10).code(), kInvalid) << "no header";
-  EXPECT_EQ(writer_.AddHeader("short", kShape).code(), kInvalid);
+  EXPECT_EQ(writer_.AddHeader("short", kShape, "").code(), kInvalid);
   EXPECT_EQ(Header(1, {0, 10}).code(), kInvalid);
   EXPECT_EQ(Header(1, {10, 0}).code(), kInvalid);
   ASSERT_TRUE(Header(1).ok());

@@ -290,7 +290,7 @@ TEST_F(OpenStreamTest, PinnedPiecesSurviveErase) {
   grpc::ClientContext context;
   const auto reader = stub_->Fetch(&context, FetchRequestOf(all_));
   ASSERT_TRUE(reader->Read(&response_));
-  for (uint32_t number : all_) ASSERT_TRUE(store_->Erase(TestKey(number)).ok());
+  for (uint32_t number : all_) ASSERT_TRUE(store_->Erase(TestKey(number)));
   EXPECT_EQ(entries(), 0u);
   uint64_t bytes = 0;
   while (reader->Read(&response_)) bytes += response_.slice().payload().size();
@@ -315,13 +315,13 @@ TEST_F(ServerTest, TakenAddressesAreErrors) {
   Start();
   ServerOptions second = options_;
   second.listen = address();
-  EXPECT_EQ(CacheServer::Start(second, store_.get()).status().code(),
+  EXPECT_EQ(CacheServer::Start(second, parts()).status().code(),
             absl::StatusCode::kUnavailable);
   second.listen = absl::StrCat("unix:/tmp/tessera_server_test_", getpid());
-  const auto on_socket = CacheServer::Start(second, store_.get());
+  const auto on_socket = CacheServer::Start(second, parts());
   ASSERT_TRUE(on_socket.ok());
   EXPECT_EQ((*on_socket)->port(), 0);
-  EXPECT_EQ(CacheServer::Start(second, store_.get()).status().code(),
+  EXPECT_EQ(CacheServer::Start(second, parts()).status().code(),
             absl::StatusCode::kUnavailable);
 }
 
@@ -333,7 +333,7 @@ TEST_F(ServerTest, ImpossibleOptions) {
     if (i == 2) options.max_keys_per_call = 0;
     if (i == 3) options.max_open_fetches = 0;
     if (i == 4) options.lease = absl::ZeroDuration();
-    EXPECT_EQ(CacheServer::Start(options, store_.get()).status().code(),
+    EXPECT_EQ(CacheServer::Start(options, parts()).status().code(),
               absl::StatusCode::kInvalidArgument)
         << i;
   }

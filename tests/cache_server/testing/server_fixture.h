@@ -13,9 +13,9 @@
 #include "cache_server/service/server.h"
 #include "cache_server/store/chunk_store.h"
 #include "cache_server/tier/metered_tier.h"
-#include "cache_server/tier/ram_tier.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/test_pieces.h"
+#include "tests/cache_server/testing/test_ram_tier.h"
 #include "tests/cache_server/testing/tier_doubles.h"
 
 namespace tessera::testing {
@@ -26,16 +26,21 @@ class ServerFixture : public ::testing::Test {
     options_.listen = "127.0.0.1:0";
     std::vector<std::unique_ptr<Tier>> tiers;
     tiers.push_back(std::make_unique<WrappedTier>(
-        MakeMeteredTier(MakeRamTier({.capacity_bytes = uint64_t{512} << 20})), control_));
-    store_ = std::make_unique<ChunkStore>(std::move(tiers));
+        MakeMeteredTier(MakeTestRamTier(uint64_t{512} << 20)), control_));
+    store_ = std::make_unique<ChunkStore>(std::move(tiers), ChunkStoreOptions(), &events_);
   }
 
   // Starts the server with `options_`; again on the same port, if it ran before.
   void StartServer() {
-    auto server = CacheServer::Start(options_, store_.get());
+    options_.instance_id = RandomInstanceId();
+    auto server = CacheServer::Start(options_, parts());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     if (server_->port() != 0) options_.listen = address();
+  }
+
+  ServerParts parts() {
+    return {.store = store_.get(), .events = &events_, .counters = &counters_};
   }
 
   std::string address() const {
@@ -46,6 +51,8 @@ class ServerFixture : public ::testing::Test {
 
   ServerOptions options_;
   const std::shared_ptr<TierControl> control_ = std::make_shared<TierControl>();
+  KeyEvents events_;
+  TransportCounters counters_;
   std::unique_ptr<ChunkStore> store_;
   std::unique_ptr<CacheServer> server_;
 };

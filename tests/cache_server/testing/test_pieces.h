@@ -57,8 +57,8 @@ inline bool HoldsTestPiece(const ReadHandle& handle, uint32_t number) {
 
 // Puts test piece `number` into a tier or a store.
 template <typename Store>
-absl::Status PutTestPiece(Store* store, uint32_t number, PieceShape shape) {
-  ASSIGN_OR_RETURN(WriteHandle room, store->Allocate(TestKey(number), shape));
+absl::Status PutTestPiece(Store* store, uint32_t number, PieceShape shape, Tenant tenant = {}) {
+  ASSIGN_OR_RETURN(WriteHandle room, store->Allocate(TestKey(number), shape, tenant));
   FillTestPiece(number, &room);
   const auto committed = store->Commit(std::move(room));
   if constexpr (requires { committed.status(); }) {

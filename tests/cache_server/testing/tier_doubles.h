@@ -2,8 +2,10 @@
 #ifndef TESSERA_TESTS_CACHE_SERVER_TESTING_TIER_DOUBLES_H_
 #define TESSERA_TESTS_CACHE_SERVER_TESTING_TIER_DOUBLES_H_
 
-#include <functional>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -99,9 +101,7 @@ class WrappedTier : public Tier {
   WrappedTier(std::unique_ptr<Tier> tier, std::shared_ptr<TierControl> control)
       : tier_(std::move(tier)), control_(std::move(control)) {}
 
-  std::vector<ChunkKey> FindMissing(absl::Span<const ChunkKey> keys) override {
-    return tier_->FindMissing(keys);
-  }
+  std::optional<PieceShape> Find(const ChunkKey& key) override { return tier_->Find(key); }
   absl::StatusOr<ReadHandle> Get(const ChunkKey& key) override {
     const absl::Status status = control_->StartGet();
     control_->PassGate();
@@ -110,22 +110,25 @@ class WrappedTier : public Tier {
     if (!handle.ok()) return handle;
     return Count(*std::move(handle));
   }
-  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape) override {
+  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape,
+                                       const Tenant& tenant) override {
     const absl::Status status = control_->StartAllocate();
     if (!status.ok()) return status;
-    return tier_->Allocate(key, shape);
+    return tier_->Allocate(key, shape, tenant);
   }
   absl::StatusOr<ReadHandle> Commit(WriteHandle handle) override {
     control_->PassGate();
     return tier_->Commit(std::move(handle));
   }
   absl::Status Erase(const ChunkKey& key) override { return tier_->Erase(key); }
+  absl::Status Flush() override { return tier_->Flush(); }
+  std::vector<TierEntry> List() const override { return tier_->List(); }
   TierStats Stats() const override { return tier_->Stats(); }
 
  private:
   struct Held {
     ReadHandle handle;
-    std::vector<uint64_t> checksums;
+    std::vector<const std::byte*> slices;
   };
 
   // The same piece, whose pin tells the control when it goes.
@@ -136,11 +139,12 @@ class WrappedTier : public Tier {
       control->AddPins(-1);
     };
     auto* held = new Held{std::move(handle), {}};
-    for (uint32_t layer = 0; layer < held->handle.layers(); ++layer) {
-      held->checksums.push_back(held->handle.checksum(layer));
+    const ReadHandle& piece = held->handle;
+    for (uint32_t layer = 0; layer < piece.layers(); ++layer) {
+      held->slices.push_back(piece.slice(layer).data());
     }
-    return ReadHandle(held->handle.shape(), held->handle.slice(0).data(), held->checksums.data(),
-                      std::shared_ptr<const Held>(held, release));
+    return ReadHandle(piece.shape(), held->slices.data(), piece.checksums(),
+                      std::shared_ptr<const Held>(held, release), piece.tenant());
   }
 
   std::unique_ptr<Tier> tier_;

@@ -5,8 +5,10 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "gpu_worker/blend/self_test.h"
 #include "gtest/gtest.h"
 #include "tests/gpu_worker/blend/tiny_blend.h"
@@ -89,8 +91,9 @@ TEST_F(TinyBlendTest, SameBytesColdWarmAfterRestartAndOnAnotherWorker) {
   EXPECT_EQ(CachedTokens(down), 0);
   StartServer();
   // The client may skip a server that failed for a while; an other client asks at once.
-  const auto client = MakeGrpcCacheClient(address());
-  TinyWorker after(client.get());
+  const auto client = MakeCacheClient({.address = address()});
+  ASSERT_TRUE(client.ok()) << client.status();
+  TinyWorker after(client->get());
   const Prefilled restarted = after.Run(request);
   EXPECT_GT(CachedTokens(restarted), 0);
   EXPECT_EQ(down.logits, restarted.logits);
@@ -127,14 +130,14 @@ TEST_F(TinyBlendTest, RecomputedAndCorrectedRowsNeverReachTheCache) {
     const std::vector<uint32_t> sink = {1};
     RawChunk alone(worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16),
         stored = RawChunk(worker_->decoder->config(), static_cast<int64_t>(tokens->size()), 16);
-    ASSERT_TRUE(prefill.Run(sink, *tokens, 0, worker_->never, alone).ok());
+    ASSERT_TRUE(prefill.Run(sink, *tokens, 0, worker_->never.value(), alone).ok());
     const ChunkKey key = MakeChunkKey(worker_->fingerprint, "", sink, *tokens);
     std::vector<FetchTarget> targets;
     for (int64_t p = 0; p < stored.pieces(); ++p) {
       targets.push_back({PieceKeyOf(key, 16, p), static_cast<uint32_t>(stored.layers()),
                          static_cast<uint64_t>(stored.SliceBytes(p)), stored.PieceMemory(p)});
     }
-    const auto stream = client_->Fetch(targets, absl::Seconds(10));
+    const auto stream = client_->Fetch(targets, {.timeout = absl::Seconds(10)});
     stream->WaitForHeader();
     for (int64_t p = 0; p < stored.pieces(); ++p) {
       for (uint32_t l = 0; l < 3; ++l) ASSERT_TRUE(stream->WaitForSlice(p, l));
@@ -167,7 +170,7 @@ TEST_F(TinyBlendTest, AChunkWithoutItsLastPieceIsCompletedToTheSameResult) {
   const std::vector<uint32_t> sink = {1};
   const ChunkKey key = MakeChunkKey(worker_->fingerprint, "", sink, a_);
   for (int64_t missing : {3, 1, 0}) {
-    ASSERT_TRUE(store_->Erase(PieceKeyOf(key, 16, missing)).ok());
+    ASSERT_TRUE(store_->Erase(PieceKeyOf(key, 16, missing)));
     auto done = worker_->blender->Prefill(request, worker_->never);
     ASSERT_TRUE(done.ok());
     EXPECT_EQ(done->segments[1].cached_tokens, missing * 16);
@@ -182,8 +185,8 @@ class BreakingClient final : public CacheClient {
  public:
   BreakingClient(CacheClient* real, uint32_t layer) : real_(*real), layer_(layer) {}
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                     absl::Duration timeout) override {
-    return std::make_unique<Stream>(real_.Fetch(std::move(targets), timeout), layer_);
+                                     const FetchOptions& options) override {
+    return std::make_unique<Stream>(real_.Fetch(std::move(targets), options), layer_);
   }
   size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
     return real_.Store(sources, timeout);
@@ -199,6 +202,11 @@ class BreakingClient final : public CacheClient {
     bool WaitForSlice(size_t target, uint32_t layer) override {
       return (layer < layer_ || target % 3 != 2) && real_->WaitForSlice(target, layer);
     }
+    absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
+      return real_->Slice(target, layer);
+    }
+    bool LeaseHeld() override { return real_->LeaseHeld(); }
+    void Cancel() override { real_->Cancel(); }
 
    private:
     std::unique_ptr<FetchStream> real_;
@@ -227,8 +235,61 @@ TEST_F(TinyBlendTest, AStreamThatBreaksIsRecomputedToTheSameResult) {
   }
 }
 
+// A cache that finds everything and sends nothing, until a fetch is cancelled.
+class StuckClient final : public CacheClient {
+ public:
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     const FetchOptions&) override {
+    return std::make_unique<Stream>(this, targets.size());
+  }
+  size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }
+  ClientCounters counters() const override { return {}; }
+
+  absl::Notification waiting;
+
+ private:
+  class Stream final : public FetchStream {
+   public:
+    Stream(StuckClient* client, size_t targets) : client_(*client), targets_(targets) {}
+    std::vector<std::string> WaitForHeader() override {
+      return std::vector<std::string>(targets_, "ram");
+    }
+    bool WaitForSlice(size_t, uint32_t) override {
+      if (!client_.waiting.HasBeenNotified()) client_.waiting.Notify();
+      cancelled_.WaitForNotification();
+      return false;
+    }
+    absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
+    bool LeaseHeld() override { return true; }
+    void Cancel() override { cancelled_.Notify(); }
+
+   private:
+    StuckClient& client_;
+    const size_t targets_;
+    absl::Notification cancelled_;
+  };
+};
+
+TEST_F(TinyBlendTest, CancellingEndsTheWaitForTheCache) {
+  for (bool layerwise : {true, false}) {
+    StuckClient stuck;
+    BlendConfig config = TinyWorker::SmallPieces();
+    config.layerwise = layerwise;
+    TinyWorker worker(&stuck, config);
+    CancelFlag cancelled;
+    std::thread canceller([&] {
+      stuck.waiting.WaitForNotification();
+      cancelled.Set();
+    });
+    const auto done = worker.blender->Prefill(TinyRequest({lead_, a_, suffix_}), cancelled);
+    EXPECT_EQ(done.status().code(), absl::StatusCode::kCancelled);
+    canceller.join();
+  }
+}
+
 TEST_F(TinyBlendTest, CancelledRequestsStop) {
-  const std::atomic<bool> cancelled = true;
+  CancelFlag cancelled;
+  cancelled.Set();
   for (const char* policy : kPolicies) {
     const auto done =
         worker_->blender->Prefill(TinyRequest({lead_, a_, suffix_}, policy), cancelled);

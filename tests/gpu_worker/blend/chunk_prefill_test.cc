@@ -16,7 +16,7 @@ class ChunkPrefillTest : public ::testing::Test {
                    int64_t tokens_per_piece) {
     RawChunk chunk(worker_.decoder->config(), static_cast<int64_t>(tokens.size()),
                    tokens_per_piece);
-    EXPECT_TRUE(prefill_.Run(sink, tokens, 0, worker_.never, chunk).ok());
+    EXPECT_TRUE(prefill_.Run(sink, tokens, 0, worker_.never.value(), chunk).ok());
     return chunk;
   }
 
@@ -31,7 +31,7 @@ TEST_F(ChunkPrefillTest, IsThePlainPrefillWithoutTheSinksRows) {
   std::vector<uint32_t> all = sink;
   all.insert(all.end(), tokens.begin(), tokens.end());
   const KvMemory kv(worker_.decoder->config(), 41), placed(worker_.decoder->config(), 41);
-  ASSERT_TRUE(worker_.decoder->Extend(kv, all, 0, worker_.never).ok());
+  ASSERT_TRUE(worker_.decoder->Extend(kv, all, 0, worker_.never.value()).ok());
   for (int64_t layer = 0; layer < 3; ++layer) {
     worker_.ops->PlaceSlice(chunk.Slice(0, layer), 1, worker_.decoder->rope(), placed.Layer(layer));
     double error = 0, size = 0;
@@ -67,7 +67,7 @@ TEST_F(ChunkPrefillTest, GoesOnBehindPiecesThatAreThere) {
   const RawChunk whole = Prefill({1}, tokens, 16);
   RawChunk rest(worker_.decoder->config(), 40, 16);
   std::memcpy(rest.PieceMemory(0), whole.PieceMemory(0), whole.SliceBytes(0) * whole.layers());
-  ASSERT_TRUE(prefill_.Run({1}, tokens, 1, worker_.never, rest).ok());
+  ASSERT_TRUE(prefill_.Run({1}, tokens, 1, worker_.never.value(), rest).ok());
   for (int64_t piece = 0; piece < 3; ++piece) {
     EXPECT_EQ(std::memcmp(whole.PieceMemory(piece), rest.PieceMemory(piece),
                           whole.SliceBytes(piece) * whole.layers()),
@@ -95,7 +95,8 @@ TEST_F(ChunkPrefillTest, StopsWhenCancelled) {
   RawChunk chunk(worker_.decoder->config(), 40, 16);
   const std::atomic<bool> cancelled = true;
   EXPECT_EQ(prefill_.Run({1}, tokens, 0, cancelled, chunk).code(), absl::StatusCode::kCancelled);
-  EXPECT_TRUE(prefill_.Run({1}, tokens, 0, worker_.never, chunk).ok());  // and nothing stays half
+  EXPECT_TRUE(
+      prefill_.Run({1}, tokens, 0, worker_.never.value(), chunk).ok());  // and nothing stays half
   const RawChunk fresh = Prefill({1}, tokens, 16);
   EXPECT_EQ(std::memcmp(chunk.PieceMemory(0), fresh.PieceMemory(0), fresh.SliceBytes(0) * 3), 0);
 }

@@ -51,7 +51,9 @@ class BlendGoldenTest : public testing::ServerFixture {
     ASSERT_TRUE(decoder.ok()) << decoder.status();
     decoder_ = std::move(*decoder);
     StartServer();
-    client_ = MakeGrpcCacheClient(address());
+    auto client = MakeCacheClient({.address = address()});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
   }
 
   // Decodes along the golden tokens. How far, at worst, the golden token's logit was below the
@@ -66,15 +68,15 @@ class BlendGoldenTest : public testing::ServerFixture {
       worst = std::max(worst, static_cast<double>(best - logits[id]));
       if (id == end || i + 1 == kNewTokens) return worst;
       const std::vector<uint32_t> one = {id};
-      auto last =
-          decoder_->Extend(prefilled.kv, one, prefilled.tokens + static_cast<int64_t>(i), never_);
+      auto last = decoder_->Extend(prefilled.kv, one, prefilled.tokens + static_cast<int64_t>(i),
+                                   never_.value());
       EXPECT_TRUE(last.ok());
       const Activations next = decoder_->Logits(*last);
       logits.assign(next->data, next->data + next->cols);
     }
   }
 
-  const std::atomic<bool> never_ = false;
+  const CancelFlag never_;
   const std::unique_ptr<Ops> ops_ = MakeCpuOps(0);
   std::unique_ptr<CacheClient> client_;
   std::unique_ptr<Decoder> decoder_;

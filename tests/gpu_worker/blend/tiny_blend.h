@@ -2,11 +2,11 @@
 #ifndef TESSERA_TESTS_GPU_WORKER_BLEND_TINY_BLEND_H_
 #define TESSERA_TESTS_GPU_WORKER_BLEND_TINY_BLEND_H_
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/cancel_flag.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -50,7 +50,7 @@ struct TinyWorker {
     return std::move(*done);
   }
 
-  std::atomic<bool> never = false;
+  CancelFlag never;
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Decoder> decoder;
   CacheClient* client;
@@ -86,7 +86,9 @@ class TinyBlendTest : public testing::ServerFixture {
  protected:
   void SetUp() override {
     StartServer();
-    client_ = MakeGrpcCacheClient(address());
+    auto client = MakeCacheClient({.address = address()});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
     worker_ = std::make_unique<TinyWorker>(client_.get());
   }
 

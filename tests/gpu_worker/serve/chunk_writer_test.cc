@@ -15,8 +15,8 @@ namespace {
 class SlowClient final : public CacheClient {
  public:
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                     absl::Duration timeout) override {
-    return MakeNullCacheClient()->Fetch(std::move(targets), timeout);
+                                     const FetchOptions& options) override {
+    return MakeNullCacheClient()->Fetch(std::move(targets), options);
   }
   size_t Store(const std::vector<StoreSource>& sources, absl::Duration) override {
     if (!entered.HasBeenNotified()) entered.Notify();

@@ -1,0 +1,315 @@
+#include "cache_server/client/shm_fetch.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "cache_server/chunk/checksum.h"
+#include "glog/logging.h"
+
+namespace tessera {
+
+ShmFetchStream::ShmFetchStream(ShmLink* link, std::shared_ptr<CallOutcomes> outcomes,
+                               std::unique_ptr<ShmConnection> connection,
+                               std::vector<FetchTarget> targets, ShmFetchOptions options)
+    : link_(link),
+      outcomes_(std::move(outcomes)),
+      mapping_(connection->mapping()),
+      targets_(std::move(targets)),
+      options_(std::move(options)),
+      call_(connection->NextCall()),
+      connection_(std::move(connection)),
+      pieces_(targets_.size()) {}
+
+ShmFetchStream::~ShmFetchStream() {
+  link_->StopRenewing(connection_.get());
+  bool reusable = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    CHECK(!reading_ && checking_ == 0) << "a stream ends while somebody waits for it";
+    reusable = answered_ && !cancelled_ && (!broken_ || refused_);
+    if (reusable && lease_.id != 0) {
+      const ShmPacket release = MakeShmPacket(ShmType::kRelease, lease_.id);
+      reusable = connection_->Send(release, absl::InfinitePast()).ok();
+    }
+  }
+  link_->Give(std::move(connection_), reusable);
+}
+
+void ShmFetchStream::Start() {
+  std::vector<ChunkKey> keys;
+  keys.reserve(targets_.size());
+  for (const FetchTarget& target : targets_) keys.push_back(target.key);
+  const ShmAcquire acquire = {.stop_at_first_miss = options_.stop_at_first_miss ? 1u : 0u};
+  const ShmPacket packet =
+      MakeShmPacket(ShmType::kAcquire, call_, acquire, absl::MakeConstSpan(keys));
+  const absl::Status sent = connection_->Send(packet, absl::InfinitePast());
+  absl::MutexLock lock(&mutex_);
+  if (!sent.ok()) Break(sent);
+}
+
+template <typename Done>
+void ShmFetchStream::ReadUntil(const Done& done) {
+  while (!done() && !Over()) {
+    const absl::Time until = answered_ ? options_.deadline : options_.acquire_deadline;
+    if (absl::Now() >= options_.deadline) return;
+    if (reading_) {
+      // Another thread reads, and takes in what comes for all.
+      auto changed = [this, &done]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return !reading_ || done() || Over();
+      };
+      mutex_.AwaitWithDeadline(absl::Condition(&changed), options_.deadline);
+      continue;
+    }
+    reading_ = true;
+    mutex_.Unlock();
+    const auto packet = connection_->Receive(until);
+    mutex_.Lock();
+    reading_ = false;
+    if (cancelled_) return;
+    absl::Status status = packet.status();
+    if (packet.ok()) status = Take(*packet);
+    // Late news of pieces are no failure: whoever waits for them has waited long enough.
+    if (absl::IsDeadlineExceeded(status) && answered_) continue;
+    if (!status.ok()) Break(status);
+  }
+}
+
+absl::Status ShmFetchStream::Take(absl::Span<const std::byte> packet) {
+  ASSIGN_OR_RETURN(const ShmHead head, ReadShmHead(packet));
+  switch (static_cast<ShmType>(head.type)) {
+    case ShmType::kAcquired:
+      if (head.call != call_ || answered_)
+        return absl::InvalidArgumentError("an answer to nothing");
+      return TakeAcquired(packet);
+    case ShmType::kLoaded:
+      // For the call that used this connection before, and did not wait for all it had asked for.
+      if (!answered_ || head.call != lease_.id) return absl::OkStatus();
+      return TakeLoaded(packet);
+    case ShmType::kFailed: {
+      ASSIGN_OR_RETURN(const std::string why, ReadShmText(packet));
+      answered_ = true;
+      refused_ = head.call == call_;
+      return absl::ResourceExhaustedError(why);
+    }
+    default:
+      return absl::InvalidArgumentError("a packet of a type that no server sends now");
+  }
+}
+
+absl::Status ShmFetchStream::TakeAcquired(absl::Span<const std::byte> packet) {
+  ASSIGN_OR_RETURN(const ShmLease lease,
+                   (ReadShmFixed<ShmLease, ShmPlace>(packet, targets_.size())));
+  ASSIGN_OR_RETURN(const std::vector<ShmPlace> places,
+                   (ReadShmRecords<ShmPlace, ShmLease>(packet, targets_.size())));
+  if (places.size() != targets_.size()) return absl::InvalidArgumentError("too few places");
+  lease_ = {.id = lease.id, .slot = lease.slot};
+  for (size_t i = 0; i < places.size(); ++i) RETURN_IF_ERROR(SetPlace(i, places[i]));
+  answered_ = true;
+  if (lease_.id != 0) link_->StartRenewing(connection_.get(), lease_.id, options_.deadline);
+  return absl::OkStatus();
+}
+
+absl::Status ShmFetchStream::TakeLoaded(absl::Span<const std::byte> packet) {
+  ASSIGN_OR_RETURN(const std::vector<ShmLoaded> all,
+                   ReadShmRecords<ShmLoaded>(packet, targets_.size()));
+  for (const ShmLoaded& loaded : all) {
+    if (loaded.index >= pieces_.size()) return absl::InvalidArgumentError("an unknown piece");
+    if (pieces_[loaded.index].state != ShmState::kPending) continue;
+    RETURN_IF_ERROR(SetPlace(loaded.index, loaded.place));
+    const bool gone = pieces_[loaded.index].state == ShmState::kMiss;
+    if (!gone || !options_.stop_at_first_miss) continue;
+    for (size_t i = loaded.index + 1; i < pieces_.size(); ++i) pieces_[i].failed = true;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShmFetchStream::SetPlace(size_t target, const ShmPlace& place) {
+  Piece& piece = pieces_[target];
+  const auto state = static_cast<ShmState>(place.state);
+  const bool right_sizes =
+      place.layers == targets_[target].layers && place.slice_bytes == targets_[target].slice_bytes;
+  const bool here = state == ShmState::kHere;
+  if (here && !ShmPlaceFits(place, mapping_->memory->size())) {
+    return absl::InvalidArgumentError("a place outside the memory");
+  }
+  const bool usable = right_sizes && (here || state == ShmState::kPending);
+  piece.state = usable ? state : ShmState::kMiss;
+  piece.place = usable ? place : ShmPlace();
+  return absl::OkStatus();
+}
+
+void ShmFetchStream::Break(const absl::Status& why) {
+  broken_ = true;
+  // A refusal (too many leases, or a server that drains) is an answer; the rest is a failure.
+  if (!refused_) link_->Fail(*connection_, why);
+  LOG(WARNING) << "event=shm_fetch_broken keys=" << targets_.size() << " error=\"" << why.message()
+               << "\"";
+  TryFallBack();
+  if (fallback_ == nullptr) outcomes_->ShmFetchFailed();
+}
+
+void ShmFetchStream::LoseLease() {
+  if (!lease_lost_ && !cancelled_) outcomes_->LeaseLost();
+  lease_lost_ = true;
+  TryFallBack();
+}
+
+void ShmFetchStream::TryFallBack() {
+  if (fallback_ != nullptr || cancelled_) return;
+  if (handed_out_ || checking_ > 0 || absl::Now() >= options_.deadline) return;
+  outcomes_->ShmFellBack();
+  fallback_ = options_.fall_back();
+}
+
+void ShmFetchStream::AwaitHeader() {
+  ReadUntil([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return answered_; });
+}
+
+std::vector<std::string> ShmFetchStream::WaitForHeader() {
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    AwaitHeader();
+    fallback = fallback_.get();
+    if (fallback == nullptr) {
+      std::vector<std::string> tiers;
+      for (const Piece& piece : pieces_) tiers.push_back(ReadShmName(piece.place.tier));
+      return tiers;
+    }
+  }
+  return fallback->WaitForHeader();
+}
+
+bool ShmFetchStream::WaitForSlice(size_t target, uint32_t layer) {
+  CHECK_LT(target, targets_.size());
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    AwaitHeader();
+    const Piece& piece = pieces_[target];
+    ReadUntil([this, &piece]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return piece.state != ShmState::kPending || piece.failed;
+    });
+    const bool ready = fallback_ == nullptr && MakeReady(target, layer);
+    fallback = fallback_.get();
+    if (fallback == nullptr) return ready;
+  }
+  return fallback->WaitForSlice(target, layer);
+}
+
+bool ShmFetchStream::MakeReady(size_t target, uint32_t layer) {
+  Piece& piece = pieces_[target];
+  if (layer >= targets_[target].layers) return false;
+  const bool in_place = targets_[target].memory == nullptr;
+  while (piece.ready_layers <= layer) {
+    const bool here = piece.state == ShmState::kHere && !piece.failed;
+    if (!here || cancelled_ || lease_lost_ || fallback_ != nullptr) return false;
+    if (absl::Now() >= options_.deadline) return false;
+    if (piece.busy) {
+      auto free = [this, &piece]()
+                      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !piece.busy || cancelled_; };
+      mutex_.AwaitWithDeadline(absl::Condition(&free), options_.deadline);
+      continue;
+    }
+    piece.busy = true;
+    ++checking_;
+    const uint32_t layer_to_check = piece.ready_layers;
+    const ShmPlace place = piece.place;
+    const Lease lease = lease_;
+    mutex_.Unlock();
+    const Check check = CheckSlice(target, layer_to_check, place, lease);
+    mutex_.Lock();
+    --checking_;
+    piece.busy = false;
+    Settle(target, check);
+  }
+  if (in_place && (lease_lost_ || !IsLeaseHeld(*mapping_->lease_table, lease_))) {
+    LoseLease();
+    return false;
+  }
+  handed_out_ = true;
+  shows_shared_ = shows_shared_ || in_place;
+  return true;
+}
+
+void ShmFetchStream::Settle(size_t target, Check check) {
+  Piece& piece = pieces_[target];
+  switch (check) {
+    case Check::kRight:
+      ++piece.ready_layers;
+      outcomes_->ShmRead(targets_[target].slice_bytes);
+      return;
+    case Check::kLost:
+      LoseLease();
+      return;
+    case Check::kWrong:
+      piece.failed = true;
+      outcomes_->ChecksumFailed();
+      LOG(WARNING) << "event=shm_checksum layer=" << piece.ready_layers
+                   << " key=" << targets_[target].key.ToHex();
+      // Best effort, as all that is done about it.
+      (void)connection_->Send(MakeShmPacket(ShmType::kErase, 0, ShmNothing(),
+                                            absl::MakeConstSpan(&targets_[target].key, 1)),
+                              absl::InfinitePast());
+      return;
+  }
+}
+
+const std::byte* ShmFetchStream::SharedSlice(const ShmPlace& place, uint32_t layer) const {
+  return mapping_->memory->data() + place.slices_at + layer * place.slice_bytes;
+}
+
+ShmFetchStream::Check ShmFetchStream::CheckSlice(size_t target, uint32_t layer,
+                                                 const ShmPlace& place, const Lease& lease) const {
+  const std::byte* bytes = SharedSlice(place, layer);
+  if (targets_[target].memory != nullptr) {
+    std::byte* copy = targets_[target].memory + layer * place.slice_bytes;
+    std::memcpy(copy, bytes, place.slice_bytes);
+    bytes = copy;
+  }
+  uint64_t wanted = 0;
+  std::memcpy(&wanted, mapping_->memory->data() + place.checksums_at + layer * sizeof(wanted),
+              sizeof(wanted));
+  const bool right = SliceChecksum({bytes, place.slice_bytes}) == wanted;
+  // After all reads. Without the lease neither answer means anything.
+  if (!IsLeaseHeld(*mapping_->lease_table, lease)) return Check::kLost;
+  return right ? Check::kRight : Check::kWrong;
+}
+
+absl::Span<const std::byte> ShmFetchStream::Slice(size_t target, uint32_t layer) {
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    fallback = fallback_.get();
+    if (fallback == nullptr) {
+      CHECK(layer < pieces_[target].ready_layers) << "a slice that was not waited for";
+      const FetchTarget& wanted = targets_[target];
+      const std::byte* bytes = wanted.memory == nullptr
+                                   ? SharedSlice(pieces_[target].place, layer)
+                                   : wanted.memory + layer * wanted.slice_bytes;
+      return {bytes, wanted.slice_bytes};
+    }
+  }
+  return fallback->Slice(target, layer);
+}
+
+bool ShmFetchStream::LeaseHeld() {
+  absl::MutexLock lock(&mutex_);
+  // Copies are the caller's own, whatever became of the lease.
+  if (fallback_ != nullptr || !shows_shared_) return true;
+  if (!lease_lost_ && IsLeaseHeld(*mapping_->lease_table, lease_)) return true;
+  LoseLease();
+  return false;
+}
+
+void ShmFetchStream::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_ = true;
+  connection_->Shutdown();  // wakes who reads
+  if (fallback_ != nullptr) fallback_->Cancel();
+}
+
+}  // namespace tessera

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Writes the seeds of store_stream_fuzz and shm_wire_fuzz to tests/fuzz/corpus/.
+
+The seeds of value_header_fuzz are what EncodeSliceHeader and EncodePieceRecord gave for a few
+headers, with payloads behind some: their checksums are XXH3, which Python does not have.
+"""
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+
+# Steps of store_stream_fuzz.cc.
+HEADER, PART, WRONG_PART, RAW, DAMAGED, END, DISTURB = 0, 1, 3, 4, 5, 6, 7
+
+
+def header(key, layers, slice_bytes, tenant=0, split=0):
+    return struct.pack("<BBBBHB", HEADER, key, split, layers - 1, slice_bytes, tenant)
+
+
+def part(size):
+    return struct.pack("<BH", PART, size - 1)
+
+
+def piece(key, layers=2, slice_bytes=6000, parts=1, **options):
+    size = -(-slice_bytes // parts)
+    return header(key, layers, slice_bytes, **options) + part(size) * parts * layers
+
+
+def wrong_part(size, layer=0, offset=0, checksum=0):
+    return struct.pack("<BHbbB", WRONG_PART, size, layer, offset, checksum)
+
+
+def raw(message):
+    return bytes([RAW, len(message)]) + message
+
+
+def damaged(at, change):
+    return struct.pack("<BHB", DAMAGED, at, change)
+
+
+def end(cut=False):
+    return bytes([END, int(cut)])
+
+
+def erase(key):
+    return bytes([DISTURB, key])
+
+
+def hold(key):
+    return bytes([DISTURB, 96 + key])
+
+
+LET_GO = bytes([DISTURB, 255])
+LRU, S3_FIFO, TO_THE_END, QUOTA = 0, 1, 2, 4
+
+
+def store_stream_seeds():
+    # A StoreHeader and a Slice as protobuf writes them: key, layers 1, slice_bytes 3; layer 0, payload.
+    plain_header = b"\x0a\x26\x0a\x20" + bytes(range(32)) + b"\x10\x01\x18\x03"
+    plain_slice = b"\x12\x0e\x21" + bytes(8) + b"\x2a\x03abc"
+    many = b"".join(piece(k, layers=3, slice_bytes=9000) for k in range(12))
+    return {
+        "one": bytes([LRU]) + piece(1) + end(),
+        "in_parts": bytes([LRU]) + piece(1, parts=5, split=3) + piece(2, parts=2, split=10) + end(),
+        "again": bytes([LRU]) + piece(1) + piece(1) + end() + piece(1, layers=1) + end(),
+        "evictions": bytes([LRU]) + many + many + end(),
+        "evictions_s3": bytes([S3_FIFO | TO_THE_END]) + many + many + end(),
+        "quota": bytes([QUOTA]) + b"".join(piece(k, tenant=1 + k % 2) for k in range(14)) + end(),
+        "cut": bytes([LRU]) + header(1, 2, 500) + part(500) + end(cut=True) + piece(1) + end(),
+        "unfinished": bytes([LRU]) + header(1, 2, 500) + part(500) + end(),
+        "wrong_layer": bytes([LRU]) + header(1, 2, 500) + wrong_part(500, layer=1) + end(),
+        "wrong_offset": bytes([LRU]) + header(1, 1, 500) + wrong_part(9, offset=-3) + end(),
+        "wrong_checksum": bytes([LRU]) + header(1, 1, 500) + wrong_part(500, checksum=1) + end(),
+        "too_long": bytes([LRU]) + header(1, 1, 500) + wrong_part(501) + end(),
+        "too_large": bytes([LRU]) + piece(1, layers=1, slice_bytes=60000) + end(),
+        "plain": bytes([LRU]) + raw(plain_header) + raw(plain_slice) + end(),
+        "damaged": bytes([LRU]) + header(1, 1, 50) + part(50) + damaged(9, 3) + damaged(0, 16),
+        "held": bytes([LRU]) + piece(1) + hold(1) + erase(1) + piece(1) + many + LET_GO + end(),
+    }
+
+
+def packet(kind, call, fixed=b"", record=b"", count=0, memory=1 << 20, shift=0):
+    return struct.pack("<QBIIQ", memory, shift, kind, count, call) + fixed + record * count
+
+
+def place(state=1, layers=2, slice_bytes=4096, slices_at=8192, checksums_at=16384):
+    return struct.pack("<IIQQQ16s", state, layers, slice_bytes, slices_at, checksums_at, b"ram")
+
+
+def shm_wire_seeds():
+    key = bytes(range(32))
+    put = key + bytes(16) + struct.pack("<QQII", 0, 4096, 2, 0)
+    return {
+        "hello": packet(1, 1, record=b"t", count=9),
+        "acquire": packet(2, 7, struct.pack("<II", 1, 0), key, 3),
+        "renew": packet(3, 12),
+        "find": packet(5, 8, record=key, count=2),
+        "put": packet(7, 9, put),
+        "erase": packet(8, 0, record=key, count=1),
+        "welcome": packet(64, 1, struct.pack("<QQQII32s", 1 << 20, 10000, 1 << 26, 256, 64, b"i")),
+        "acquired": packet(65, 7, struct.pack("<QII", 5, 3, 0), place(), 3),
+        "acquired_large": packet(65, 7, struct.pack("<QII", 5, 3, 0), place(1, 2**31, 2**40), 1),
+        "loaded": packet(66, 5, b"", struct.pack("<II", 1, 0) + place(), 1),
+        "loaded_at_end": packet(66, 5, b"", struct.pack("<II", 1, 0) + place(), 1, memory=16400),
+        "found": packet(67, 8, record=b"\x01", count=2),
+        "put_done": packet(68, 9, struct.pack("<II", 3, 0)),
+        "short": packet(65, 7, count=4),
+    }
+
+
+def main():
+    for target, seeds in (
+        ("store_stream_fuzz", store_stream_seeds()),
+        ("shm_wire_fuzz", shm_wire_seeds()),
+    ):
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, seed in seeds.items():
+            (folder / name).write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main()
