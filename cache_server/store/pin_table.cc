@@ -36,25 +36,29 @@ absl::Status PinTable::Pin(const ChunkKey& key, ReadHandle handle, absl::Duratio
         absl::StrCat("pins hold ", bytes_, " of ", options_.most_bytes,
                      " bytes; unpin something, or raise the server's limit"));
   }
+  const auto end_position = ends_.emplace(end, key);
   if (found == held_.end()) {
     bytes_ += bytes;
-    held_.try_emplace(key, Held{std::move(handle), end});
+    held_.try_emplace(key, Held{std::move(handle), end_position});
   } else {
-    found->second.end = end;
+    ends_.erase(std::exchange(found->second.end, end_position));
   }
-  // An earlier end of the same pin stays in `ends_`, and finds a later one here when it comes.
-  ends_.emplace(end, key);
   changed_ = true;
   return absl::OkStatus();
 }
 
 bool PinTable::Unpin(const ChunkKey& key) {
   absl::MutexLock lock(&mutex_);
-  const auto found = held_.find(key);
-  if (found == held_.end()) return false;
-  bytes_ -= found->second.handle.shape().bytes();
-  held_.erase(found);
+  if (!held_.contains(key)) return false;
+  Drop(key);
   return true;
+}
+
+void PinTable::Drop(const ChunkKey& key) {
+  const auto found = held_.find(key);
+  bytes_ -= found->second.handle.shape().bytes();
+  ends_.erase(found->second.end);
+  held_.erase(found);
 }
 
 bool PinTable::IsPinned(const ChunkKey& key) const {
@@ -65,8 +69,8 @@ bool PinTable::IsPinned(const ChunkKey& key) const {
 absl::Duration PinTable::Remaining(const ChunkKey& key, absl::Time now) const {
   absl::MutexLock lock(&mutex_);
   const auto found = held_.find(key);
-  if (found == held_.end() || found->second.end <= now) return absl::ZeroDuration();
-  return found->second.end - now;
+  if (found == held_.end() || found->second.end->first <= now) return absl::ZeroDuration();
+  return found->second.end->first - now;
 }
 
 size_t PinTable::size() const {
@@ -86,12 +90,8 @@ void PinTable::Loop() {
     changed_ = false;
     const absl::Time now = absl::Now();
     while (!ends_.empty() && ends_.begin()->first <= now) {
-      const auto found = held_.find(ends_.begin()->second);
-      if (found != held_.end() && found->second.end <= now) {
-        bytes_ -= found->second.handle.shape().bytes();
-        held_.erase(found);
-      }
-      ends_.erase(ends_.begin());
+      const ChunkKey ended = ends_.begin()->second;
+      Drop(ended);
     }
     const absl::Time next = ends_.empty() ? absl::InfiniteFuture() : ends_.begin()->first;
     mutex_.AwaitWithDeadline(absl::Condition(&woken), next);

@@ -46,16 +46,18 @@ class PinTable {
   uint64_t bytes() const;
 
  private:
+  using Ends = std::multimap<absl::Time, ChunkKey>;
   struct Held {
     ReadHandle handle;
-    absl::Time end;
+    Ends::iterator end;
   };
   void Loop();
+  void Drop(const ChunkKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const PinOptions options_;
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<ChunkKey, Held> held_ ABSL_GUARDED_BY(mutex_);
-  std::multimap<absl::Time, ChunkKey> ends_ ABSL_GUARDED_BY(mutex_);
+  Ends ends_ ABSL_GUARDED_BY(mutex_);  // one for each that is held
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -1,7 +1,9 @@
 #include "cache_server/tier/rocksdb_crc32c.h"
 
 #include <dlfcn.h>
+#if defined(__x86_64__)
 #include <nmmintrin.h>
+#endif
 
 #include <atomic>
 #include <cstddef>
@@ -13,10 +15,12 @@
 namespace tessera {
 namespace {
 
-using ExtendFunction = uint32_t (*)(uint32_t, const char*, size_t);
-
 std::atomic<bool> is_used{false};
 
+#if defined(__x86_64__)
+
+// One stretch after the other. Three side by side, as the instruction allows, measured no faster:
+// what RocksDB checks comes from the disk, and the time goes into fetching it from memory.
 __attribute__((target("sse4.2"))) uint32_t ExtendInHardware(uint32_t crc, const char* bytes,
                                                             size_t size) {
   uint64_t state = crc ^ 0xFFFFFFFFu;
@@ -30,15 +34,28 @@ __attribute__((target("sse4.2"))) uint32_t ExtendInHardware(uint32_t crc, const 
   return narrow ^ 0xFFFFFFFFu;
 }
 
-// The instruction where the processor has it, else RocksDB's own.
-ExtendFunction ChooseExtend() {
-  if (__builtin_cpu_supports("sse4.2")) return ExtendInHardware;
-  void* const own = dlsym(RTLD_NEXT, "_ZN7rocksdb6crc32c6ExtendEjPKcm");
-  CHECK(own != nullptr) << "RocksDB has no CRC32C of its own";
-  return reinterpret_cast<ExtendFunction>(own);
+Crc32cFunction ChooseExtend() {
+  return __builtin_cpu_supports("sse4.2") ? ExtendInHardware : RocksdbCrc32c();
 }
 
+#else
+
+Crc32cFunction ChooseExtend() { return RocksdbCrc32c(); }
+
+#endif
+
 }  // namespace
+
+Crc32cFunction RocksdbCrc32c() {
+  void* const own = dlsym(RTLD_NEXT, "_ZN7rocksdb6crc32c6ExtendEjPKcm");
+  CHECK(own != nullptr) << "RocksDB has no CRC32C of its own";
+  return reinterpret_cast<Crc32cFunction>(own);
+}
+
+Crc32cFunction FastCrc32c() {
+  static const Crc32cFunction chosen = ChooseExtend();
+  return chosen;
+}
 
 bool FastCrc32cIsUsed() { return is_used.load(std::memory_order_relaxed); }
 
@@ -49,9 +66,8 @@ namespace rocksdb::crc32c {
 uint32_t Extend(uint32_t crc, const char* bytes, size_t size);
 
 uint32_t Extend(uint32_t crc, const char* bytes, size_t size) {
-  static const tessera::ExtendFunction extend = tessera::ChooseExtend();
   if (!tessera::is_used.load(std::memory_order_relaxed)) tessera::is_used = true;
-  return extend(crc, bytes, size);
+  return tessera::FastCrc32c()(crc, bytes, size);
 }
 
 }  // namespace rocksdb::crc32c

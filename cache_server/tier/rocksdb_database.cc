@@ -80,9 +80,9 @@ absl::Status ClosedError() { return absl::FailedPreconditionError("the database 
 
 PieceDatabase::PieceDatabase(DatabaseOptions options)
     : options_(std::move(options)),
-      drop_unwanted_(std::make_shared<std::atomic<bool>>(false)),
+      collecting_(std::make_shared<std::atomic<bool>>(false)),
       listener_(MakeFailureListener(options_)),
-      filter_(MakeSliceFilters(options_, drop_unwanted_)) {}
+      filter_(MakeSliceFilters(options_, collecting_)) {}
 
 OpenOptions PieceDatabase::OpeningOptions() const {
   return {.folder = options_.folder,
@@ -115,14 +115,15 @@ PieceDatabase::~PieceDatabase() {
 
 absl::StatusOr<ReadHandle> PieceDatabase::Read(const ChunkKey& key, PieceShape shape,
                                                const Tenant& tenant) {
+  // By one thread: two that share a piece measured no faster, and those who load pieces are
+  // several.
   const auto slices = std::make_shared<ReadSlices>(shape.layers);
   absl::ReaderMutexLock lock(&mutex_);
   if (db_ == nullptr) return ClosedError();
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     const absl::Status status = ReadSlice(db_.get(), key, layer, shape.slice_bytes, slices.get());
     if (!status.ok()) {
-      return absl::Status(status.code(), absl::StrCat("layer ", layer, ": ",
-                                                      absl::string_view(status.message())));
+      return absl::Status(status.code(), absl::StrCat("layer ", layer, ": ", status.message()));
     }
   }
   return ReadHandle(shape, slices->starts.data(), slices->checksums.data(), slices, tenant);
@@ -185,9 +186,12 @@ absl::Status PieceDatabase::Collect(double share) {
     const double files = ReadFigure("rocksdb.num-blob-files");
     const double oldest = std::max(1.0, files * share);
     compact.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
-    compact.blob_garbage_collection_age_cutoff = std::min(1.0, (oldest + 0.5) / std::max(1.0, files));
+    compact.blob_garbage_collection_age_cutoff =
+        std::min(1.0, (oldest + 0.5) / std::max(1.0, files));
   }
+  *collecting_ = true;
   const rocksdb::Status status = db_->CompactRange(compact, nullptr, nullptr);
+  *collecting_ = false;
   return status.IsIncomplete() ? absl::OkStatus() : FromRocksdb(status);  // stopped
 }
 

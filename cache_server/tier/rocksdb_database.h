@@ -39,8 +39,8 @@ struct DatabaseOptions {
   std::function<void()> on_recovered;
   // A compaction met damaged bytes, and will meet them again.
   std::function<void(const std::string& error)> on_damage;
-  // Whether a piece's slices are still wanted. Asked by compactions only between DropUnwanted(true)
-  // and DropUnwanted(false); slices of unwanted pieces are dropped without being read.
+  // Whether a piece's slices are still wanted. Asked while Collect runs, never before: slices of
+  // unwanted pieces are dropped without being read.
   std::function<bool(const ChunkKey&)> is_wanted;
 };
 
@@ -72,16 +72,15 @@ class PieceDatabase {
   absl::Status Resume();
 
   // Closes and opens again; pieces that were not flushed may be lost. `empty`: throws all content
-  // away. Waits for all other calls. After an error every call fails, and Reopen may be called again.
+  // away. Waits for all other calls. After an error every call fails, and Reopen may be called
+  // again.
   absl::Status Reopen(bool empty, std::vector<PieceRecord>* found, bool* salvaged);
 
-  // Gives back space of erased pieces: drops blob files in which nothing else lies, and moves what
-  // is left in the oldest `share` of the rest (0: moves nothing). Takes seconds. Returns early after
-  // StopCollecting.
+  // Gives back space of pieces that were erased, or that no record speaks of: drops blob files in
+  // which nothing else lies, and moves what is left in the oldest `share` of the rest (0: moves
+  // nothing). Takes seconds. Returns early after StopCollecting. For one thread.
   absl::Status Collect(double share);
   void StopCollecting() { stop_collecting_ = true; }
-  // See DatabaseOptions::is_wanted.
-  void DropUnwanted(bool drop) { *drop_unwanted_ = drop; }
 
   // How much of the blob files belongs to pieces of which compactions know that they are erased.
   double GarbageShare() const;
@@ -96,7 +95,7 @@ class PieceDatabase {
   double ReadFigure(const char* property) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const DatabaseOptions options_;
-  const std::shared_ptr<std::atomic<bool>> drop_unwanted_;
+  const std::shared_ptr<std::atomic<bool>> collecting_;
   std::atomic<bool> stop_collecting_{false};
   std::shared_ptr<rocksdb::EventListener> listener_;
   std::shared_ptr<rocksdb::CompactionFilterFactory> filter_;

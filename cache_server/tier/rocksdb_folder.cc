@@ -41,9 +41,9 @@ absl::Status PrepareFolder(const std::string& folder) {
   if (error) return FolderError(error.value(), folder, "can not be made");
   ASSIGN_OR_RETURN(const std::string foreign, FindForeignFile(folder));
   if (!foreign.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the folder ", folder, " holds something else (", foreign, ", and no ", kFolderMark,
-        "): name an empty one for the pieces"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the folder ", folder, " holds something else (", foreign, ", and no ",
+                     kFolderMark, "): name an empty one for the pieces"));
   }
   const std::string mark = absl::StrCat(folder, "/", kFolderMark);
   // Opened for writing also when it is there: a read-only file system is found out here.

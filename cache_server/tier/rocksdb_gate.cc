@@ -24,8 +24,7 @@ absl::Status WriteGate::Admit(uint64_t bytes, uint64_t memory_bytes) {
   const uint64_t coming = bytes + std::max(memory_bytes, admitted_since_);
   // Once closed, it opens later than it closed: no log line for every piece at the limit.
   const uint64_t floor_margin = state_ == State::kFloor ? options_.free_floor_bytes / 32 : 0;
-  const uint64_t most =
-      state_ == State::kFull ? options_.reopen_bytes : options_.full_bytes;
+  const uint64_t most = state_ == State::kFull ? options_.reopen_bytes : options_.full_bytes;
   if (failed_) {
     Change(State::kFailed, error_);
   } else if (free_bytes_ < options_.free_floor_bytes + floor_margin + coming) {

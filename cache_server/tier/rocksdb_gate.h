@@ -25,9 +25,9 @@ struct WriteGateOptions {
   uint64_t free_floor_bytes = 0;
 };
 
-// Logs one line whenever it closes, opens, or closes for another reason; nothing per piece. Looks at
-// the file system at most every second while writes pass (more often when they are many bytes), and
-// ten times a second while they do not. Thread-safe.
+// Logs one line whenever it closes, opens, or closes for another reason; nothing per piece. Looks
+// at the file system at most every second while writes pass (more often when they are many bytes),
+// and ten times a second while they do not. Thread-safe.
 class WriteGate {
  public:
   explicit WriteGate(WriteGateOptions options) : options_(std::move(options)) {}

@@ -17,8 +17,7 @@ class FailureListener : public rocksdb::EventListener {
         on_recovered_(options.on_recovered),
         on_damage_(options.on_damage) {}
 
-  void OnBackgroundError(rocksdb::BackgroundErrorReason reason,
-                         rocksdb::Status* error) override {
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
     if (reason == rocksdb::BackgroundErrorReason::kCompaction && IsDamage(*error)) {
       on_damage_(error->ToString());
       *error = rocksdb::Status::OK();

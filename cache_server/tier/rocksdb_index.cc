@@ -66,9 +66,9 @@ bool PieceIndex::Remove(const ChunkKey& key, EvictionReason reason) {
 absl::Status PieceIndex::Reserve(uint64_t bytes, const Tenant& tenant) {
   // Entries can all go, reservations cannot.
   if (bytes > options_.limit_bytes || reserved_ > options_.limit_bytes - bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("no room on the disk for ", bytes, " bytes: ",
-                                                     used_, " of ", options_.limit_bytes, " used, ",
-                                                     reserved_, " of them being written"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room on the disk for ", bytes, " bytes: ", used_, " of ",
+                     options_.limit_bytes, " used, ", reserved_, " of them being written"));
   }
   if (options_.tenant_bytes > 0) {
     const TenantState* state = FindTenant(tenant);

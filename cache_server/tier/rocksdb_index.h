@@ -69,7 +69,7 @@ class PieceIndex {
   // Kept with a quota only, and as long as the tenant has bytes.
   struct TenantState {
     uint64_t used = 0;
-    uint64_t reserved = 0;  // of it
+    uint64_t reserved = 0;                     // of it
     std::unique_ptr<EvictionPolicy> eviction;  // over the tenant's own entries
   };
 

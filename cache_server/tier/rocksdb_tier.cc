@@ -27,14 +27,13 @@ struct UnfinishedPiece {
   ~UnfinishedPiece() {
     buffer = Buffer();  // freed before it is counted as free
     absl::MutexLock lock(&state->mutex);
-    state->unfinished_bytes -= memory_bytes;
-    if (reserved) state->index.Release(disk_bytes, tenant);
+    state->unfinished_bytes -= bytes;
+    if (reserved) state->index.Release(bytes, tenant);
   }
 
   std::shared_ptr<TierState> state;
   Tenant tenant;
-  uint64_t memory_bytes = 0;
-  uint64_t disk_bytes = 0;
+  uint64_t bytes = 0;    // on the disk, which is a little more than in memory
   bool reserved = true;  // until it is an entry. Guarded by the state's mutex.
   Buffer buffer;
   std::vector<uint64_t> checksums;
@@ -58,11 +57,10 @@ class RocksdbTier : public Tier {
  public:
   explicit RocksdbTier(const RocksdbTierOptions& options)
       : options_(options),
-        state_(std::make_shared<TierState>(
-            PieceIndexOptions{.eviction = options.eviction,
-                              .limit_bytes = LimitOf(options),
-                              .tenant_bytes = options.tenant_bytes,
-                              .on_evicted = options.on_evicted})),
+        state_(std::make_shared<TierState>(PieceIndexOptions{.eviction = options.eviction,
+                                                             .limit_bytes = LimitOf(options),
+                                                             .tenant_bytes = options.tenant_bytes,
+                                                             .on_evicted = options.on_evicted})),
         gate_({.folder = options.folder,
                .full_bytes = FolderLimit(options, kFull),
                .reopen_bytes = FolderLimit(options, kCollectFrom),
@@ -122,8 +120,8 @@ DatabaseOptions RocksdbTier::MakeDatabaseOptions() {
   return {
       .folder = options_.folder,
       // Three buffers and their files must be small against the folder.
-      .write_buffer_bytes = std::clamp<uint64_t>(options_.capacity_bytes / 16, 64 << 10,
-                                                 options_.write_buffer_bytes),
+      .write_buffer_bytes = std::max<uint64_t>(
+          64 << 10, std::min(options_.capacity_bytes / 16, options_.write_buffer_bytes)),
       .direct_reads = options_.direct_reads,
       .on_failed = [this](const std::string& error) { gate_.Fail(error); },
       .on_recovered = [this] { gate_.Recovered(); },
@@ -151,8 +149,7 @@ absl::Status RocksdbTier::Open() {
     state_->index.EvictDownTo(state_->index.limit_bytes());
     LOG(INFO) << "event=disk_opened folder=" << options_.folder
               << " pieces=" << state_->index.entries().size()
-              << " bytes=" << state_->index.used_bytes()
-              << " fast_crc32c=" << FastCrc32cIsUsed()
+              << " bytes=" << state_->index.used_bytes() << " fast_crc32c=" << FastCrc32cIsUsed()
               << " seconds=" << absl::ToDoubleSeconds(absl::Now() - start);
   }
   upkeep_ = std::make_unique<Upkeep>(
@@ -195,21 +192,20 @@ absl::Status RocksdbTier::AdmitWrite(uint64_t bytes) {
 absl::StatusOr<std::shared_ptr<UnfinishedPiece>> RocksdbTier::Reserve(const ChunkKey& key,
                                                                       PieceShape shape,
                                                                       const Tenant& tenant) {
-  const uint64_t disk_bytes = RocksdbTierBytes(shape);
+  const uint64_t bytes = RocksdbTierBytes(shape);
   absl::MutexLock lock(&state_->mutex);
   if (state_->index.Find(key) != nullptr) return absl::AlreadyExistsError("already on the disk");
-  if (state_->unfinished_bytes + shape.bytes() > kMostUnfinishedBytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for ", shape.bytes(), " bytes on their way to the disk: ",
-                     state_->unfinished_bytes, " of ", kMostUnfinishedBytes, " used"));
+  if (state_->unfinished_bytes + bytes > kMostUnfinishedBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no memory for ", bytes, " bytes on their way to the disk: ", state_->unfinished_bytes,
+        " of ", kMostUnfinishedBytes, " used"));
   }
-  RETURN_IF_ERROR(state_->index.Reserve(disk_bytes, tenant));
-  state_->unfinished_bytes += shape.bytes();
+  RETURN_IF_ERROR(state_->index.Reserve(bytes, tenant));
+  state_->unfinished_bytes += bytes;
   auto piece = std::make_shared<UnfinishedPiece>();
   piece->state = state_;
   piece->tenant = tenant;
-  piece->memory_bytes = shape.bytes();
-  piece->disk_bytes = disk_bytes;
+  piece->bytes = bytes;
   return piece;
 }
 
@@ -247,7 +243,7 @@ absl::StatusOr<ReadHandle> RocksdbTier::Commit(WriteHandle handle) {
   absl::MutexLock lock(&state_->mutex);
   state_->being_written.reset();
   if (!written.ok()) return written;
-  state_->index.Release(room->disk_bytes, room->tenant);
+  state_->index.Release(room->bytes, room->tenant);
   room->reserved = false;
   state_->index.Add(piece);
   return bytes;

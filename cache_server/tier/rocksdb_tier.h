@@ -39,8 +39,8 @@ struct RocksdbTierOptions {
 // Errors: what the system says when the folder can not be used at all.
 //
 // Its stats: `capacity_bytes` is what pieces may use, live_share of the folder's; the folder's own
-// bytes are in `medium`. A ReadHandle holds a copy in memory, checked against the checksums: it keeps
-// no piece from eviction, and takes no bytes of the disk.
+// bytes are in `medium`. A ReadHandle holds a copy in memory, checked against the checksums: it
+// keeps no piece from eviction, and takes no bytes of the disk.
 absl::StatusOr<std::unique_ptr<Tier>> MakeRocksdbTier(const RocksdbTierOptions& options);
 
 // Bytes of the disk that a piece counts as.

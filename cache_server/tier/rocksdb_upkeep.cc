@@ -35,8 +35,8 @@ absl::Status WriteErased(TierState* state, PieceDatabase* database) {
   return status;
 }
 
-absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database,
-                                     const ChunkKey& key, const PieceIndex::Entry& entry) {
+absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database, const ChunkKey& key,
+                                     const PieceIndex::Entry& entry) {
   absl::StatusOr<ReadHandle> read = database->Read(key, entry.shape, entry.tenant);
   {
     absl::MutexLock lock(&state->mutex);
@@ -56,11 +56,9 @@ absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database,
 
 Upkeep::Upkeep(const UpkeepOptions& options, TierState* state, PieceDatabase* database,
                WriteGate* gate)
-    : options_(options),
-      state_(state),
-      database_(database),
-      gate_(gate),
-      thread_([this] { Loop(); }) {}
+    : options_(options), state_(state), database_(database), gate_(gate), thread_([this] {
+        Loop();
+      }) {}
 
 void Upkeep::Stop() {
   if (!thread_.joinable()) return;
@@ -150,9 +148,7 @@ void Upkeep::DoHeal() {
 
 void Upkeep::DoDropOrphans() {
   orphans_ = false;
-  database_->DropUnwanted(true);
   const absl::Status status = database_->Collect(0);
-  database_->DropUnwanted(false);
   if (absl::IsDataLoss(status)) {
     // The tables themselves are damaged: without a compaction no space would ever come back.
     LOG(ERROR) << "event=folder_given_up folder=" << options_.folder << " error=\"" << status

@@ -43,8 +43,8 @@ absl::Status WriteErased(TierState* state, PieceDatabase* database)
 
 // Reads and checks a piece of the index. What is damaged leaves the index, with a log line.
 // Errors: NOT_FOUND (also: it left meanwhile), DATA_LOSS, UNAVAILABLE.
-absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database,
-                                     const ChunkKey& key, const PieceIndex::Entry& entry);
+absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database, const ChunkKey& key,
+                                     const PieceIndex::Entry& entry);
 
 struct UpkeepOptions {
   std::string folder;

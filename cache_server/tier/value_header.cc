@@ -116,8 +116,9 @@ absl::StatusOr<absl::Span<const std::byte>> CheckedPayload(absl::Span<const std:
   }
   const absl::Span<const std::byte> payload = stored.subspan(kSliceHeaderBytes);
   if (header.payload_bytes != slice_bytes || payload.size() != slice_bytes) {
-    return absl::DataLossError(absl::StrCat("a payload of ", payload.size(), " bytes, announced as ",
-                                            header.payload_bytes, ", not ", slice_bytes));
+    return absl::DataLossError(absl::StrCat("a payload of ", payload.size(),
+                                            " bytes, announced as ", header.payload_bytes, ", not ",
+                                            slice_bytes));
   }
   if (SliceChecksum(payload) != header.checksum) return absl::DataLossError("wrong checksum");
   *checksum = header.checksum;
