@@ -1,5 +1,7 @@
 // tessera_cache_server: keeps chunk KV in memory and on disk, and serves it over gRPC and shared
 // memory. cache_server/README.md describes it; `--help` lists the flags.
+#include <malloc.h>
+
 #include <iostream>
 #include <memory>
 #include <utility>
@@ -100,6 +102,9 @@ absl::Status Serve() {
 }  // namespace tessera
 
 int main(int argc, char** argv) {
+  // Slices of up to 8 MiB come and go on many threads, and glibc would keep the peak of each of its
+  // arenas: memory grew by 6 % in eight minutes of mixed work with them, and not at all with one.
+  mallopt(M_ARENA_MAX, 1);
   tessera::StartProcess(argc, argv);
   const absl::Status status = tessera::Serve();
   if (status.ok()) return 0;

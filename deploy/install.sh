@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that Tessera needs and that are missing.
-#   deploy/install.sh [serving|tests]     (default: serving)
+#   deploy/install.sh [serving|tests|bench]     (default: serving)
 set -euo pipefail
 
 # One package a line, then what it is for. This is the only list of them.
@@ -35,8 +35,14 @@ TESTS="
 libgtest-dev            C++ tests
 libgmock-dev            the same
 libbenchmark-dev        C++ benchmarks
+clang-14                the fuzz targets
+libclang-rt-14-dev      the same
 shellcheck              the check of these scripts
 git                     version stamps in test reports
+"
+BENCH="
+redis-server            what tests/bench/cache_bench measures beside
+libhiredis-dev          its client
 "
 
 die() { echo "install: $*" >&2; exit 1; }
@@ -63,7 +69,8 @@ main() {
   case "${1:-serving}" in
     serving) list=$SERVING ;;
     tests) list=$SERVING$TESTS ;;
-    *) die "usage: deploy/install.sh [serving|tests]" ;;
+    bench) list=$SERVING$TESTS$BENCH ;;
+    *) die "usage: deploy/install.sh [serving|tests|bench]" ;;
   esac
   command -v apt-get dpkg-query >/dev/null ||
     die "this is not a Debian system; install by hand what this script lists: ${BASH_SOURCE[0]}"

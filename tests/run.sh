@@ -94,6 +94,18 @@ run_python_tests() {
   done < <(find tests -name '*_test.py' | sort)
 }
 
+# Each target for a minute; the build takes a while when much has changed.
+run_fuzz_targets() {
+  local log="$logs/fuzz.log" verdict name seconds facts any=0
+  tests/fuzz/run.sh 60 2>&1 | tee "$log" | grep -v '^passed\|^failed' || true
+  while read -r verdict name seconds facts; do
+    any=1
+    count "$verdict" "tests/fuzz/$name" "$seconds"
+    echo "        $facts"
+  done < <(grep '^passed \|^failed ' "$log")
+  ((any)) || count failed tests/fuzz/run.sh 0
+}
+
 main() {
   mkdir -p "$logs"
   trap 'echo "tests: stopped"; exit 130' INT TERM
@@ -107,6 +119,8 @@ main() {
   run_bazel_tests
   step "python tests, logs in $logs"
   run_python_tests
+  step "fuzz targets, log in $logs/fuzz.log"
+  run_fuzz_targets
   step "done"
   finish
 }

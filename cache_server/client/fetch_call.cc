@@ -71,10 +71,9 @@ absl::Status FetchCall::TakeMessage() {
   if (message.part().key_index >= end_ - first_) {
     return absl::InvalidArgumentError("slice of an unknown key");
   }
-  uint64_t bytes = 0;
   const absl::Status status =
-      progress_->AddPart(first_ + message.part().key_index, message, &bytes);
-  outcomes_->Fetched(bytes);
+      progress_->AddPart(first_ + message.part().key_index, message,
+                         [this](uint64_t bytes) { outcomes_->Fetched(bytes); });
   if (absl::IsDataLoss(status)) {
     // Only this piece is lost; the others go on.
     outcomes_->ChecksumFailed();

@@ -53,7 +53,7 @@ absl::Status FetchProgress::CheckPart(size_t target, const SlicePart& part) cons
 }
 
 absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& message,
-                                    uint64_t* bytes) {
+                                    absl::FunctionRef<void(uint64_t)> copied) {
   const SlicePart& part = message.part();
   if (target >= targets_.size()) return absl::InvalidArgumentError("part of an unknown target");
   std::byte* memory = nullptr;
@@ -71,7 +71,7 @@ absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& messag
   const FetchTarget& wanted = targets_[target];
   std::byte* slice = memory + wanted.slice_bytes * part.layer;
   message.CopyPayload(slice + part.offset);
-  *bytes += part.payload_bytes;
+  copied(part.payload_bytes);
   Filling& filling = filling_[target];
   filling.offset += part.payload_bytes;
   if (filling.offset < wanted.slice_bytes) return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -41,10 +42,12 @@ class FetchProgress {
   void SetHeader(size_t first, const std::vector<HeaderEntry>& entries);
 
   // Copies a part of a slice of target `target` to its place; after the last part, verifies the
-  // slice. Parts of a missed target are passed over. Adds to `*bytes` what was copied.
+  // slice. Parts of a missed target are passed over. `copied` is told how many bytes were copied,
+  // before anybody can see the slice.
   // INVALID_ARGUMENT: a part that does not follow what came before; DATA_LOSS: a wrong checksum.
   // Either makes the target fail.
-  absl::Status AddPart(size_t target, const ReceivedMessage& message, uint64_t* bytes);
+  absl::Status AddPart(size_t target, const ReceivedMessage& message,
+                       absl::FunctionRef<void(uint64_t)> copied);
 
   // No more comes for targets [first, end): what is not complete will not be.
   void Close(size_t first, size_t end);

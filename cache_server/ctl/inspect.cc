@@ -1,6 +1,7 @@
 // Subcommands that look: stats, ls, watch.
 #include <algorithm>
 #include <cstdint>
+#include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -234,9 +235,15 @@ absl::StatusOr<Outcome> RunList(const Session& session) {
 }
 
 absl::StatusOr<Outcome> RunWatch(const Session& session) {
-  // It lasts as long as the watcher likes.
+  // The watch itself has no deadline; a server that is not there is found out now.
+  RETURN_IF_ERROR(session.connection
+                      .Call(&Connection::Stub::GetCapabilities, cache::v1::GetCapabilitiesRequest())
+                      .status());
   Connection::OpenCall call(session.connection, absl::InfiniteDuration());
   const auto reader = session.connection.stub()->Watch(call.context(), cache::v1::WatchRequest());
+  // The answer's head says that whatever happens from now on will be told.
+  reader->WaitForInitialMetadata();
+  std::cerr << "watching; Ctrl-C ends it\n";
   WatchEvent event;
   while (reader->Read(&event)) {
     if (session.json) {

@@ -210,6 +210,7 @@ absl::Status KvCacheService::DrainUntil(absl::Time deadline, bool resume,
   if (!resume) {
     fetches_.WaitUntilEmpty(deadline);
     stores_.WaitUntilEmpty(deadline);
+    if (parts_.shm != nullptr) parts_.shm->WaitForNoLeases(deadline);
     const auto flushed = parts_.store->Flush({});
     if (!flushed.ok() && !absl::IsFailedPrecondition(flushed.status())) return flushed.status();
   }

@@ -65,12 +65,19 @@ class SocketShmServer : public ShmServer {
 
   void SetDraining(bool draining) override { context_.draining.store(draining); }
 
+  bool WaitForNoLeases(absl::Time deadline) const override {
+    return context_.leases->WaitUntilNoneHeld(deadline);
+  }
+
   ShmCounters counters() const override {
     return {.sessions = context_.sessions.load(),
             .leases = context_.leases->held(),
             .expired_leases = context_.expired_leases.load(),
             .served_bytes = context_.served_bytes.load(),
             .put_bytes = context_.put_bytes.load(),
+            .found_pieces = context_.found_pieces.load(),
+            .missing_pieces = context_.missing_pieces.load(),
+            .checksum_failures = context_.checksum_failures.load(),
             .refused = context_.refused.load()};
   }
 

@@ -39,6 +39,9 @@ struct ShmCounters {
   uint64_t expired_leases = 0;
   uint64_t served_bytes = 0;  // of pieces that were shown under a lease
   uint64_t put_bytes = 0;     // of pieces that were stored
+  uint64_t found_pieces = 0;  // of the keys that clients asked for
+  uint64_t missing_pieces = 0;
+  uint64_t checksum_failures = 0;  // pieces that came damaged, and were not stored
   uint64_t refused = 0;       // connections: another user, a wrong token, or too many
 };
 
@@ -58,6 +61,9 @@ class ShmServer {
 
   // While draining, no lease is given and nothing is stored; what is held is not touched.
   virtual void SetDraining(bool draining) = 0;
+
+  // False: some lease is still held at the deadline.
+  virtual bool WaitForNoLeases(absl::Time deadline) const = 0;
 
   virtual ShmCounters counters() const = 0;
 };

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <openssl/crypto.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,22 +33,6 @@ bool IsToken(const std::string& given, const std::string& wanted) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::shared_ptr<Waker>> Waker::Create() {
-  OwnedFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!event.valid()) return absl::ResourceExhaustedError("no descriptor for an event");
-  return std::make_shared<Waker>(std::move(event));
-}
-
-void Waker::Wake() {
-  // Fails only when it is awake already, more often than can be counted.
-  (void)eventfd_write(event_.get(), 1);
-}
-
-void Waker::Clear() {
-  eventfd_t count = 0;
-  (void)eventfd_read(event_.get(), &count);
-}
 
 ShmSession::ShmSession(OwnedFd socket, std::shared_ptr<Waker> waker, ShmContext* context,
                        std::function<void()> on_end)
@@ -229,6 +212,7 @@ absl::Status ShmSession::Acquire(uint64_t call, absl::Span<const std::byte> pack
     found = found || state != ShmState::kMiss;
     if (state == ShmState::kPending) held.loading.push_back(static_cast<uint32_t>(i));
     if (state == ShmState::kHere) bytes += places[i].layers * places[i].slice_bytes;
+    (state == ShmState::kMiss ? context_->missing_pieces : context_->found_pieces).fetch_add(1);
   }
   ShmLease answer;
   if (found) {
@@ -381,7 +365,10 @@ absl::StatusOr<ShmPutResult> ShmSession::StorePiece(const ShmPut& put) {
   for (uint32_t layer = 0; layer < put.layers; ++layer) {
     const absl::Span<std::byte> slice = room->slice(layer);
     RETURN_IF_ERROR(ReadStaged(put.at + layer * put.slice_bytes, slice));
-    if (SliceChecksum(slice) != checksums[layer]) return ShmPutResult::kDataLoss;
+    if (SliceChecksum(slice) != checksums[layer]) {
+      context_->checksum_failures.fetch_add(1);
+      return ShmPutResult::kDataLoss;
+    }
     room->set_checksum(layer, checksums[layer]);
   }
   const absl::Status committed = context_->store->Commit(*std::move(room));

@@ -17,29 +17,13 @@
 #include "absl/types/span.h"
 #include "cache_server/service/fetch_pieces.h"
 #include "cache_server/service/shm_server.h"
+#include "cache_server/service/waker.h"
 #include "cache_server/store/chunk_store.h"
 #include "cache_server/transfer/lease_table.h"
 #include "cache_server/transfer/shm_wire.h"
 #include "cache_server/transfer/unix_socket.h"
 
 namespace tessera {
-
-// A thread that polls can be woken through it. Thread-safe; outlives whoever may call Wake.
-class Waker {
- public:
-  // RESOURCE_EXHAUSTED: no descriptor.
-  static absl::StatusOr<std::shared_ptr<Waker>> Create();
-  explicit Waker(OwnedFd event) : event_(std::move(event)) {}
-
-  void Wake();
-  // What to poll for input.
-  int fd() const { return event_.get(); }
-  // Takes back all Wakes so far.
-  void Clear();
-
- private:
-  const OwnedFd event_;
-};
 
 // What all sessions of a server share. The pointers outlive the sessions.
 struct ShmContext {
@@ -52,6 +36,9 @@ struct ShmContext {
   std::atomic<uint64_t> expired_leases{0};
   std::atomic<uint64_t> served_bytes{0};
   std::atomic<uint64_t> put_bytes{0};
+  std::atomic<uint64_t> found_pieces{0};
+  std::atomic<uint64_t> missing_pieces{0};
+  std::atomic<uint64_t> checksum_failures{0};
   std::atomic<uint64_t> refused{0};
 };
 

@@ -99,13 +99,11 @@ void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, Sample
   };
   both("sent_bytes", "Bytes of slices that readers got.", grpc.fetched_bytes, shm.served_bytes);
   both("received_bytes", "Bytes of pieces that were stored.", grpc.stored_bytes, shm.put_bytes);
-  out->Counter("found_pieces", "Keys asked for that were here.", grpc.found_pieces,
-               {{"transport", "grpc"}});
-  out->Counter("missing_pieces", "Keys asked for that were not.", grpc.missing_pieces,
-               {{"transport", "grpc"}});
+  both("found_pieces", "Keys asked for that were here.", grpc.found_pieces, shm.found_pieces);
+  both("missing_pieces", "Keys asked for that were not.", grpc.missing_pieces, shm.missing_pieces);
   both("expired_leases", "Readers that were cut off.", grpc.expired_leases, shm.expired_leases);
-  out->Counter("checksum_failures", "Slices that arrived damaged.", grpc.checksum_failures,
-               {{"transport", "grpc"}});
+  both("checksum_failures", "Pieces that arrived damaged.", grpc.checksum_failures,
+       shm.checksum_failures);
   out->Counter("fetches", "Fetch calls.", grpc.fetches);
   out->Counter("refused_fetches", "Fetch calls that were refused.", grpc.refused_fetches);
   out->Counter("stores", "Store calls.", grpc.stores);

@@ -108,6 +108,7 @@ absl::StatusOr<FoundPiece> ChunkStore::Promote(const ChunkKey& key, const FoundP
   absl::StatusOr<ReadHandle> promoted = tiers_[0]->Commit(*std::move(room));
   if (absl::IsAlreadyExists(promoted.status())) return GetFrom(0, key);
   RETURN_IF_ERROR(promoted.status());
+  if (!IsBelow(key)) EraseFrom(0, key);  // erased while it was loaded
   if (events_ != nullptr) events_->Added(key, names_[0]);
   return FoundPiece{*std::move(promoted), found.tier};
 }
@@ -130,20 +131,32 @@ void ChunkStore::WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& hand
   if (tiers_.size() == 1) return;
   // The policy is asked in any case: it counts sightings.
   const bool admitted = admission_->Admit(key);
-  if ((admitted || pinned) && !IsBelow(key)) write_behind_.Push(key, handle.Share());
+  if ((!admitted && !pinned) || IsBelow(key)) return;
+  write_behind_.Push(key, handle.Share());
+  // The handle keeps the entry from eviction: if it is gone, it was erased, perhaps before the push.
+  if (!tiers_[0]->Find(key)) write_behind_.Forget(key);
 }
 
+// What is in memory may be on its way down, and what is below on its way up. From memory down, and
+// memory once more: a write is forgotten before the lower tiers are erased, and a load that brings
+// the key up either comes before the last step, or sees that the key has gone below (Promote).
 bool ChunkStore::Erase(const ChunkKey& key) {
   pins_.Unpin(key);
   const bool found = Find(key).has_value();
-  for (const auto& tier : tiers_) {
-    const absl::Status status = tier->Erase(key);
-    if (!status.ok()) {
-      tier_errors_.fetch_add(1, std::memory_order_relaxed);
-      LOG(WARNING) << "event=erase_failed key=" << key.ToHex() << " error=\"" << status << "\"";
-    }
-  }
+  EraseFrom(0, key);
+  if (tiers_.size() == 1) return found;
+  write_behind_.Forget(key);
+  for (size_t tier = 1; tier < tiers_.size(); ++tier) EraseFrom(tier, key);
+  EraseFrom(0, key);
   return found;
+}
+
+void ChunkStore::EraseFrom(size_t tier, const ChunkKey& key) {
+  const absl::Status status = tiers_[tier]->Erase(key);
+  if (status.ok()) return;
+  tier_errors_.fetch_add(1, std::memory_order_relaxed);
+  LOG(WARNING) << "event=erase_failed tier=" << names_[tier] << " key=" << key.ToHex()
+               << " error=\"" << status << "\"";
 }
 
 absl::Status ChunkStore::Pin(const ChunkKey& key, absl::Duration ttl) {

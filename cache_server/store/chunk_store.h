@@ -85,8 +85,8 @@ class ChunkStore {
   // Tier::Commit.
   absl::Status Commit(WriteHandle handle);
 
-  // Erases from every tier, and unpins. A load of the key that is under way may put it back. True:
-  // some tier had it.
+  // Erases from every tier, and unpins. Loads and writes of the key that are under way do not bring
+  // it back. True: some tier had it.
   bool Erase(const ChunkKey& key);
 
   // Pins, loading first where needed. Waits for that. Errors: NOT_FOUND, RESOURCE_EXHAUSTED.
@@ -113,6 +113,7 @@ class ChunkStore {
   // Copies a piece of a lower tier into the first one: as an entry, or for this reader only.
   absl::StatusOr<FoundPiece> Promote(const ChunkKey& key, const FoundPiece& found);
   bool IsBelow(const ChunkKey& key);
+  void EraseFrom(size_t tier, const ChunkKey& key);
   // The piece was stored or read; `pinned` admits it by itself.
   void WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& handle, bool pinned);
 

@@ -1,10 +1,11 @@
 #include "cache_server/store/write_behind.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "base/status_macros.h"
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -71,10 +72,13 @@ void WriteBehind::Loop() {
       if (!queue_.empty()) {
         next.emplace(std::move(queue_.front()));
         queue_.pop_front();
+        writing_ = next->key;
+        forgotten_ = false;
       }
     }
     if (next) {
       Write(*next);
+      EraseIfForgotten(next->key);
       if (!std::exchange(unflushed, true)) flush_at = absl::Now() + options_.flush_interval;
       Finish(*std::exchange(next, std::nullopt));
     }
@@ -99,16 +103,47 @@ void WriteBehind::Write(const Queued& queued) {
   }
 }
 
+void WriteBehind::EraseIfForgotten(const ChunkKey& key) {
+  {
+    absl::MutexLock lock(&mutex_);
+    // From here on whoever erases the key finds it in the tiers.
+    writing_.reset();
+    if (!forgotten_) return;
+  }
+  for (Tier* tier : tiers_) {
+    const absl::Status status = tier->Erase(key);
+    if (status.ok()) continue;
+    LOG(WARNING) << "event=erase_failed key=" << key.ToHex() << " error=\"" << status << "\"";
+  }
+}
+
 void WriteBehind::Finish(Queued queued) {
   const ChunkKey key = queued.key;
   const uint64_t bytes = queued.handle.shape().bytes();
   // No longer pinned, before anyone is told that it is written.
   { const Queued dropped = std::move(queued); }
   absl::MutexLock lock(&mutex_);
+  Uncount(key, bytes);
+}
+
+void WriteBehind::Uncount(const ChunkKey& key, uint64_t bytes) {
   queued_keys_.erase(key);
   --counters_.pieces;
   counters_.bytes -= bytes;
   ++finished_;
+}
+
+void WriteBehind::Forget(const ChunkKey& key) {
+  std::optional<Queued> dropped;  // let go after the mutex is
+  absl::MutexLock lock(&mutex_);
+  if (writing_ == key) forgotten_ = true;
+  if (!queued_keys_.contains(key)) return;
+  const auto queued = std::find_if(queue_.begin(), queue_.end(),
+                                   [&key](const Queued& waiting) { return waiting.key == key; });
+  if (queued == queue_.end()) return;
+  dropped.emplace(std::move(*queued));
+  queue_.erase(queued);
+  Uncount(key, dropped->handle.shape().bytes());
 }
 
 void WriteBehind::WaitUntilWritten() {

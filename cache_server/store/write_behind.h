@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -48,6 +49,10 @@ class WriteBehind {
   // queued twice.
   bool Push(const ChunkKey& key, ReadHandle handle);
 
+  // The key was erased: what is queued under it is dropped, and what is being written is erased after
+  // it is written. A key that is not here is no error.
+  void Forget(const ChunkKey& key);
+
   // Waits until all that is queued now is written or refused, then makes the tiers durable.
   // FAILED_PRECONDITION without tiers, UNAVAILABLE when it stops; else the first error of a tier.
   absl::Status Flush();
@@ -63,7 +68,11 @@ class WriteBehind {
   };
   void Loop();
   void Write(const Queued& queued);
+  // Erases what was forgotten while it was written.
+  void EraseIfForgotten(const ChunkKey& key);
   void Finish(Queued queued);
+  // No longer counted as waiting.
+  void Uncount(const ChunkKey& key, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FlushTiers();
 
   const std::vector<Tier*> tiers_;
@@ -71,6 +80,9 @@ class WriteBehind {
   mutable absl::Mutex mutex_;
   std::deque<Queued> queue_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<ChunkKey> queued_keys_ ABSL_GUARDED_BY(mutex_);
+  // The piece being written was erased meanwhile.
+  bool forgotten_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<ChunkKey> writing_ ABSL_GUARDED_BY(mutex_);
   uint64_t pushed_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
   WriteBehindCounters counters_ ABSL_GUARDED_BY(mutex_);

@@ -55,6 +55,12 @@ uint32_t LeaseTable::held() const {
   return slots_ - static_cast<uint32_t>(free_.size());
 }
 
+bool LeaseTable::WaitUntilNoneHeld(absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return free_.size() == slots_; };
+  return mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
+}
+
 bool IsLeaseHeld(const SharedMemory& table, const Lease& lease) {
   if (lease.id == 0 || lease.slot >= table.size() / LeaseTable::kSlotBytes) return false;
   // Keeps the reads of the bytes before the read of the slot.

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "cache_server/chunk/shared_memory.h"
 
 namespace tessera {
@@ -51,6 +52,8 @@ class LeaseTable {
   uint32_t slots() const { return slots_; }
   // How many are held now.
   uint32_t held() const;
+  // Waits until none is held. False: some still is at the deadline.
+  bool WaitUntilNoneHeld(absl::Time deadline) const;
   const SharedMemory& memory() const { return *memory_; }
 
  private:

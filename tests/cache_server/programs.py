@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -105,19 +106,16 @@ class Grpcurl:
         self.command = [program, "-max-time", "20", "-emit-defaults", *(options or ["-plaintext"])]
         self.address = address
 
-    def arguments(self, method, request=None, *options):
-        """`request`: an object, or the objects of a stream in a list; text is passed as it is, and - reads stdin."""
-        command = [*self.command, *options]
-        if isinstance(request, list):
-            request = "".join(map(json.dumps, request))
-        if request is not None:
-            command += ["-d", request if isinstance(request, str) else json.dumps(request)]
-        return [*command, self.address, method if "/" in method or method == "list" else f"{SERVICE}/{method}"]
+    def arguments(self, method, *options):
+        """A command line that reads the request, or the requests of a stream, from standard input."""
+        full = method if "/" in method or method == "list" else f"{SERVICE}/{method}"
+        return [*self.command, *options, *([] if method == "list" else ["-d", "@"]), self.address, full]
 
-    def __call__(self, method, request=None, stdin=None):
-        """Its exit code, standard output and standard error."""
-        ended = subprocess.run(self.arguments(method, "@" if stdin is not None else request),
-                               capture_output=True, text=True, input=stdin)
+    def __call__(self, method, request=None):
+        """Its exit code, standard output and standard error. `request`: an object, or a list of them for a stream."""
+        requests = request if isinstance(request, list) else [request or {}]
+        ended = subprocess.run(self.arguments(method), capture_output=True, text=True,
+                               input="".join(map(json.dumps, requests)))
         return ended.returncode, ended.stdout, ended.stderr
 
     def messages(self, method, request):
@@ -128,7 +126,7 @@ class Grpcurl:
         return decode(out)
 
     def one(self, method, request=None):
-        (message,) = self.messages(method, request if request is not None else {})
+        (message,) = self.messages(method, request)
         return message
 
 
@@ -169,10 +167,10 @@ def run_checks(checks, *arguments):
     """Calls each, prints one line about it, and returns how many failed."""
     failures = 0
     for check in checks:
-        name = check.__name__.removeprefix("check_").replace("_", " ")
+        name, start = check.__name__.removeprefix("check_").replace("_", " "), time.monotonic()
         try:
             check(*arguments)
-            print(f"passed  {name}", flush=True)
+            print(f"passed  {name} ({time.monotonic() - start:.1f} s)", flush=True)
         except Exception as error:
             failures += 1
             frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of store_stream_fuzz and shm_wire_fuzz to tests/fuzz/corpus/.
+"""Writes the seeds of all targets but value_header_fuzz to tests/fuzz/corpus/.
 
 The seeds of value_header_fuzz are what EncodeSliceHeader and EncodePieceRecord gave for a few
 headers, with payloads behind some: their checksums are XXH3, which Python does not have.
@@ -108,9 +108,50 @@ def shm_wire_seeds():
     }
 
 
+# Steps of shm_session_fuzz.cc; those that take keys take their number, then one byte each.
+def keys(*numbers):
+    return bytes([len(numbers), *numbers])
+
+
+def acquire(*numbers, stop_at_miss=0):
+    return bytes([1, stop_at_miss]) + keys(*numbers)
+
+
+def shm_put(key, layers=2, slice_bytes=6000, at=0, wrong=0):
+    return struct.pack("<BBBHHB", 7, key, layers - 1, slice_bytes, at, wrong)
+
+
+def put_below(key, layers=2, slice_bytes=6000):
+    return struct.pack("<BBBHB", 11, 1, layers - 1, slice_bytes - 1, key)
+
+
+def shm_session_seeds():
+    hello, staging, renew, release = b"\x01", b"\x06\x04", b"\x03\x00", b"\x04\x00"
+    find, erase_keys = b"\x05" + keys(1, 2, 3), b"\x09" + keys(1)
+    puts = b"".join(shm_put(k, 3, 9000, at=k) for k in range(12))
+    below = b"".join(put_below(k) for k in range(4))
+    return {
+        "put_get": hello + staging + shm_put(1) + acquire(1, 2) + renew + release + find,
+        "again": hello + staging + shm_put(1) * 2 + erase_keys + shm_put(1) + find,
+        "evictions": hello + staging + puts + acquire(11, 10) + puts + release + acquire(5, 11),
+        "loads": hello + below + acquire(0, 1, 2, 3) + acquire(3) + release + acquire(9, 0),
+        "loads_stop": hello + below + acquire(0, 9, 1, stop_at_miss=1) + erase_keys,
+        "leases": hello + staging + shm_put(1) + acquire(1) * 6 + release + acquire(1),
+        "wrong_checksum": hello + staging + shm_put(1, wrong=1) + find,
+        "wrong_layers": hello + staging + shm_put(1, wrong=2) + struct.pack("<I", 2**31),
+        "wrong_bytes": hello + staging + shm_put(1, wrong=3) + struct.pack("<Q", 2**40),
+        "wrong_place": hello + staging + shm_put(1, wrong=4) + struct.pack("<Q", 2**64 - 1),
+        "sparse": hello + b"\x06\x03" + shm_put(1) + acquire(1),
+        "stagings": b"".join(hello + bytes([6, kind]) for kind in (0, 1, 2, 241)),
+        "wrong_hello": b"\x00\x00\x00\x05token" + b"\x00\x01\x05token",
+        "raw": hello + b"\x0a\x05\x00\x01\x09\x20" + bytes(32) + b"\x00" + b"\x0a\x40" + bytes(9),
+    }
+
+
 def main():
     for target, seeds in (
         ("store_stream_fuzz", store_stream_seeds()),
+        ("shm_session_fuzz", shm_session_seeds()),
         ("shm_wire_fuzz", shm_wire_seeds()),
     ):
         folder = CORPUS / target

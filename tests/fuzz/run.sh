@@ -9,10 +9,11 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$repo"
 out="${XDG_CACHE_HOME:-$HOME/.cache}/tessera/fuzz"
 self=tests/fuzz/run.sh
+flags_file=$out/flags
 
 RAM_STORE="
 cache_server/chunk/checksum.cc cache_server/chunk/digest.cc cache_server/chunk/key.cc
-cache_server/chunk/shared_memory.cc cache_server/service/piece_writer.cc
+cache_server/chunk/shared_memory.cc
 cache_server/store/admission_policy.cc cache_server/store/chunk_store.cc
 cache_server/store/key_events.cc cache_server/store/loader.cc cache_server/store/pin_table.cc
 cache_server/store/promotion_policy.cc cache_server/store/write_behind.cc
@@ -22,13 +23,18 @@ cache_server/tier/tier.cc
 "
 # What each target is made of, beside its own source; kv_cache.pb.cc is generated.
 declare -A SOURCES=(
-  [store_stream_fuzz]="$RAM_STORE cache_server/transfer/slice_wire.cc kv_cache.pb.cc"
+  [store_stream_fuzz]="$RAM_STORE cache_server/service/piece_writer.cc
+    cache_server/transfer/slice_wire.cc kv_cache.pb.cc"
   [value_header_fuzz]="cache_server/chunk/checksum.cc cache_server/chunk/key.cc
     cache_server/chunk/digest.cc cache_server/tier/tier.cc cache_server/tier/value_header.cc"
   [shm_wire_fuzz]="cache_server/chunk/key.cc cache_server/chunk/digest.cc
     cache_server/transfer/shm_wire.cc"
+  [shm_session_fuzz]="$RAM_STORE cache_server/service/fetch_pieces.cc
+    cache_server/service/shm_session.cc cache_server/service/waker.cc
+    cache_server/transfer/lease_table.cc
+    cache_server/transfer/shm_wire.cc cache_server/transfer/unix_socket.cc"
 )
-TARGETS=(store_stream_fuzz value_header_fuzz shm_wire_fuzz)
+TARGETS=(store_stream_fuzz shm_session_fuzz value_header_fuzz shm_wire_fuzz)
 
 CLANG=clang++-14
 FLAGS=(-std=c++20 -O1 -g1 -Wall -Wextra -Werror -Wno-unused-parameter -fno-omit-frame-pointer
@@ -39,14 +45,15 @@ die() { echo "fuzz: $*" >&2; exit 1; }
 object_of() { echo "$out/obj/$(tr / _ <<<"$1").o"; }
 
 generate() {
-  local proto=proto/kv_cache.proto
+  local proto=proto/kv_cache.proto flags="$CLANG ${FLAGS[*]}"
+  [[ $(cat "$flags_file" 2>/dev/null) == "$flags" ]] || echo "$flags" >"$flags_file"
   [[ $out/gen/proto/kv_cache.pb.cc -nt $proto ]] || protoc -I. "--cpp_out=$out/gen" "$proto"
 }
 
 # Whether an object must be made again: it, or something that it was made from, has changed.
 is_stale() {  # OBJECT
   local file
-  [[ -f $1 && -f $1.d && ! $self -nt $1 ]] || return 0
+  [[ -f $1 && -f $1.d && ! $flags_file -nt $1 ]] || return 0
   # What the compiler wrote: "object: file file \".
   while read -r file; do
     [[ -e $file && ! $file -nt $1 ]] || return 0

@@ -1,6 +1,7 @@
 #include "cache_server/client/fetch_progress.h"
 
 #include <cstring>
+#include <functional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -50,7 +51,7 @@ class FetchProgressTest : public ::testing::Test {
     const absl::Span<const std::byte> fragment(reinterpret_cast<const std::byte*>(wire.data()),
                                                wire.size());
     const auto message = ReceivedMessage::Parse({&fragment, 1});
-    return progress_.AddPart(target, *message, &bytes_);
+    return progress_.AddPart(target, *message, count_);
   }
 
   bool Ready(size_t target, uint32_t layer) {
@@ -60,6 +61,7 @@ class FetchProgressTest : public ::testing::Test {
   std::vector<std::byte> memory_;
   FetchProgress progress_;
   uint64_t bytes_ = 0;
+  const std::function<void(uint64_t)> count_ = [this](uint64_t bytes) { bytes_ += bytes; };
 };
 
 TEST_F(FetchProgressTest, SlicesBecomeReadyWhenWhole) {
@@ -104,7 +106,7 @@ TEST_F(FetchProgressTest, PartsOutOfOrderAreErrors) {
   ASSERT_TRUE(Add(1, 0, 0, 500).ok());
   EXPECT_EQ(Add(1, 0, 501, 10).code(), absl::StatusCode::kInvalidArgument) << "gap";
   const auto message = ReceivedMessage::Parse({});
-  EXPECT_EQ(progress_.AddPart(2, *message, &bytes_).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(progress_.AddPart(2, *message, count_).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(FetchProgressTest, TooLongPartIsNotWritten) {
@@ -141,7 +143,7 @@ TEST_F(FetchProgressTest, TargetsWithoutMemoryGetSome) {
   wire.append(reinterpret_cast<const char*>(slice.data()), slice.size());
   const absl::Span<const std::byte> fragment(reinterpret_cast<const std::byte*>(wire.data()),
                                              wire.size());
-  ASSERT_TRUE(progress.AddPart(0, *ReceivedMessage::Parse({&fragment, 1}), &bytes_).ok());
+  ASSERT_TRUE(progress.AddPart(0, *ReceivedMessage::Parse({&fragment, 1}), count_).ok());
   ASSERT_TRUE(progress.WaitForSlice(0, 0, absl::InfiniteFuture()));
   EXPECT_TRUE(progress.Slice(0, 0) == slice);
 }

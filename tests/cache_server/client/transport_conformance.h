@@ -278,15 +278,10 @@ TYPED_TEST_P(TransportConformance, CancelWakesWaiters) {
   const auto stream =
       this->client_->Fetch(this->InPlace(0, 1, kShape), this->Within(absl::Minutes(5)));
   EXPECT_EQ(stream->WaitForHeader().size(), 1u);
-  std::atomic<int> woken = 0;
   std::vector<std::thread> waiters;
   for (int i = 0; i < 3; ++i) {
-    waiters.emplace_back([&] {
-      EXPECT_FALSE(stream->WaitForSlice(0, 0));
-      ++woken;
-    });
+    waiters.emplace_back([&] { EXPECT_FALSE(stream->WaitForSlice(0, 0)); });
   }
-  EXPECT_EQ(woken, 0);
   const absl::Time start = absl::Now();
   stream->Cancel();
   for (std::thread& waiter : waiters) waiter.join();

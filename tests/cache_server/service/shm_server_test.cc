@@ -8,18 +8,16 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "cache_server/chunk/checksum.h"
-#include "cache_server/transfer/lease_table.h"
 #include "cache_server/transfer/shm_wire.h"
 #include "cache_server/transfer/unix_socket.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/service/raw_shm_client.h"
 #include "tests/cache_server/testing/shared_server.h"
 
 namespace tessera::testing {
@@ -27,109 +25,6 @@ namespace {
 
 constexpr PieceShape kShape = {.layers = 3, .slice_bytes = 5000};
 constexpr absl::Duration kLong = absl::Seconds(20);
-
-// A client that says what a test wants it to say.
-class RawClient {
- public:
-  explicit RawClient(const std::string& path, const std::string& token = "") {
-    auto socket = ConnectToPath(path);
-    EXPECT_TRUE(socket.ok()) << socket.status();
-    if (!socket.ok()) return;
-    socket_ = *std::move(socket);
-    Send(MakeShmText(ShmType::kHello, kShmVersion, token));
-    auto packet = ReceivePacket(socket_.get(), absl::MakeSpan(buffer_), absl::Now() + kLong);
-    if (!packet.ok() || packet->fds.size() != 2) return;
-    welcome_ = *ReadShmFixed<ShmWelcome>(absl::MakeConstSpan(buffer_).first(packet->bytes));
-    memory_ = *SharedMemory::Attach(packet->fds[0].Release());
-    table_ = *SharedMemory::Attach(packet->fds[1].Release());
-  }
-
-  bool welcome() const { return memory_ != nullptr; }
-  const ShmWelcome& facts() const { return welcome_; }
-  const SharedMemory& memory() const { return *memory_; }
-  bool Holds(const ShmLease& lease) const {
-    return IsLeaseHeld(*table_, {.id = lease.id, .slot = lease.slot});
-  }
-  int fd() const { return socket_.get(); }
-  void Close() { socket_.Reset(); }
-
-  void Send(const ShmPacket& packet, const std::vector<int>& fds = {}) {
-    EXPECT_TRUE(SendPacket(socket_.get(), packet, fds, absl::Now() + kLong).ok());
-  }
-  // The next packet; empty when the server has ended the session.
-  ShmPacket Receive() {
-    const auto packet = ReceivePacket(socket_.get(), absl::MakeSpan(buffer_), absl::Now() + kLong);
-    if (!packet.ok()) {
-      EXPECT_EQ(packet.status().code(), absl::StatusCode::kUnavailable);
-      return {};
-    }
-    return ShmPacket(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(packet->bytes));
-  }
-  static ShmType TypeOf(const ShmPacket& packet) {
-    return packet.empty() ? ShmType{} : static_cast<ShmType>(ReadShmHead(packet)->type);
-  }
-
-  void AskFor(const std::vector<uint32_t>& numbers, uint64_t call, bool stop = false) {
-    std::vector<ChunkKey> keys;
-    for (const uint32_t number : numbers) keys.push_back(TestKey(number));
-    Send(MakeShmPacket(ShmType::kAcquire, call, ShmAcquire{.stop_at_first_miss = stop},
-                       absl::MakeConstSpan(keys)));
-  }
-  // Places of these pieces, and the lease.
-  std::vector<ShmPlace> Acquire(const std::vector<uint32_t>& numbers, ShmLease* lease,
-                                bool stop = false) {
-    AskFor(numbers, 5, stop);
-    const ShmPacket answer = Receive();
-    EXPECT_EQ(TypeOf(answer), ShmType::kAcquired);
-    if (TypeOf(answer) != ShmType::kAcquired) return {};
-    EXPECT_EQ(ReadShmHead(answer)->call, 5u);
-    *lease = *ReadShmFixed<ShmLease, ShmPlace>(answer, kMostShmKeys);
-    return *ReadShmRecords<ShmPlace, ShmLease>(answer, kMostShmKeys);
-  }
-  // Whether the place holds this test piece, checksums included.
-  bool Shows(const ShmPlace& place, uint32_t number) const {
-    if (place.state != static_cast<uint32_t>(ShmState::kHere)) return false;
-    const ReadHandle handle(PieceShape{.layers = place.layers, .slice_bytes = place.slice_bytes},
-                            memory_->data() + place.slices_at,
-                            reinterpret_cast<const uint64_t*>(memory_->data() + place.checksums_at),
-                            nullptr, Tenant());
-    return HoldsTestPiece(handle, number);
-  }
-
-  // Shows staging memory to the server.
-  SharedMemory& Stage(uint64_t bytes) {
-    staging_ = *SharedMemory::Create(bytes, false);
-    Send(MakeShmPacket(ShmType::kStaging, 0), {staging_->fd()});
-    return *staging_;
-  }
-  // Stages a test piece and puts it.
-  ShmPut StagePiece(uint32_t number, PieceShape shape, uint64_t at) {
-    const std::vector<std::byte> bytes = TestBytes(number, shape);
-    std::byte* slices = staging_->mutable_data() + at;
-    std::memcpy(slices, bytes.data(), bytes.size());
-    for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-      const uint64_t checksum =
-          SliceChecksum({bytes.data() + layer * shape.slice_bytes, shape.slice_bytes});
-      std::memcpy(slices + bytes.size() + layer * 8, &checksum, 8);
-    }
-    return {
-        .key = TestKey(number), .at = at, .slice_bytes = shape.slice_bytes, .layers = shape.layers};
-  }
-  ShmPutResult Put(const ShmPut& put) {
-    Send(MakeShmPacket(ShmType::kPut, 9, put));
-    const ShmPacket answer = Receive();
-    EXPECT_EQ(TypeOf(answer), ShmType::kPutDone);
-    const auto done = ReadShmFixed<ShmPutDone>(answer);
-    EXPECT_TRUE(done.ok());
-    return done.ok() ? static_cast<ShmPutResult>(done->result) : ShmPutResult{99};
-  }
-
- private:
-  OwnedFd socket_;
-  ShmPacket buffer_ = ShmPacket(kMaxShmPacketBytes);
-  ShmWelcome welcome_;
-  std::shared_ptr<SharedMemory> memory_, table_, staging_;
-};
 
 class ShmServerTest : public ::testing::Test {
  protected:
@@ -142,10 +37,7 @@ ShmState StateOf(const ShmPlace& place) { return static_cast<ShmState>(place.sta
 
 TEST_F(ShmServerTest, Greets) {
   Start();
-  struct stat file = {};
-  ASSERT_EQ(stat(path().c_str(), &file), 0);
-  EXPECT_EQ(file.st_mode & 0777, 0600u);
-  RawClient client(path());
+  RawShmClient client(path());
   ASSERT_TRUE(client.welcome());
   EXPECT_EQ(client.facts().memory_bytes, server_.memory().size());
   EXPECT_EQ(client.facts().lease_ms, 10000u);
@@ -159,7 +51,7 @@ TEST_F(ShmServerTest, Greets) {
 TEST_F(ShmServerTest, ShowsPiecesUnderALease) {
   server_.Put(1, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   ShmLease lease;
   const auto places = client.Acquire({0, 1}, &lease);
   ASSERT_EQ(places.size(), 2u);
@@ -178,7 +70,7 @@ TEST_F(ShmServerTest, ShowsPiecesUnderALease) {
 TEST_F(ShmServerTest, MissesTakeNoLease) {
   server_.Put(2, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   ShmLease lease;
   client.Acquire({0, 1}, &lease);
   EXPECT_EQ(lease.id, 0u);
@@ -193,7 +85,7 @@ TEST_F(ShmServerTest, LeasesExpireUnlessRenewed) {
   server_.Put(1, kShape);
   server_.Put(2, kShape);
   Start();
-  RawClient renews(path()), sleeps(path());
+  RawShmClient renews(path()), sleeps(path());
   ShmLease renewed, lost;
   renews.Acquire({1}, &renewed);
   sleeps.Acquire({2}, &lost);
@@ -214,7 +106,7 @@ TEST_F(ShmServerTest, LeasesExpireUnlessRenewed) {
 TEST_F(ShmServerTest, LeasesDieWithTheirConnection) {
   server_.Put(1, kShape);
   Start();
-  RawClient client(path()), other(path());
+  RawShmClient client(path()), other(path());
   ShmLease lease;
   client.Acquire({1}, &lease);
   client.Close();
@@ -227,12 +119,12 @@ TEST_F(ShmServerTest, NoMoreLeasesThanThereMayBe) {
   server_.shm_options.most_leases = 2;
   server_.Put(1, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   ShmLease lease;
   client.Acquire({1}, &lease);
   client.Acquire({1}, &lease);
   client.AskFor({1}, 8);
-  EXPECT_EQ(RawClient::TypeOf(client.Receive()), ShmType::kFailed);
+  EXPECT_EQ(RawShmClient::TypeOf(client.Receive()), ShmType::kFailed);
   client.Send(MakeShmPacket(ShmType::kRelease, lease.id));
   EXPECT_EQ(client.Acquire({1}, &lease).size(), 1u);
 }
@@ -240,7 +132,7 @@ TEST_F(ShmServerTest, NoMoreLeasesThanThereMayBe) {
 TEST_F(ShmServerTest, NoMoreSessionsThanThereMayBe) {
   server_.shm_options.most_sessions = 1;
   Start();
-  RawClient first(path());
+  RawShmClient first(path());
   ASSERT_TRUE(first.welcome());
   const auto second = ConnectToPath(path());
   ASSERT_TRUE(second.ok());
@@ -256,10 +148,10 @@ TEST_F(ShmServerTest, WantsItsToken) {
   server_.shm_options.token = "secret";
   Start();
   for (const char* token : {"", "secre", "secret ", "SECRET"}) {
-    EXPECT_FALSE(RawClient(path(), token).welcome()) << token;
+    EXPECT_FALSE(RawShmClient(path(), token).welcome()) << token;
   }
   EXPECT_EQ(server_.shm().counters().refused, 4u);
-  EXPECT_TRUE(RawClient(path(), "secret").welcome());
+  EXPECT_TRUE(RawShmClient(path(), "secret").welcome());
 }
 
 TEST_F(ShmServerTest, RefusesAnotherUser) {
@@ -268,11 +160,9 @@ TEST_F(ShmServerTest, RefusesAnotherUser) {
   ASSERT_EQ(chmod(path().c_str(), 0666), 0);  // so that only the server's own check is left
   const pid_t child = fork();
   if (child == 0) {
-    // Between fork and exit only system calls.
     if (setuid(65534) != 0) _exit(2);
-    const int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
     const auto socket = ConnectToPath(path());
-    if (fd < 0 || !socket.ok()) _exit(3);
+    if (!socket.ok()) _exit(3);
     char byte = 0;
     while (recv(socket->get(), &byte, 1, MSG_DONTWAIT) < 0) {
       if (errno != EAGAIN) _exit(errno == ECONNRESET ? 0 : 4);
@@ -289,12 +179,12 @@ TEST_F(ShmServerTest, RefusesAnotherUser) {
 TEST_F(ShmServerTest, GarbageEndsThatSessionOnly) {
   server_.Put(1, kShape);
   Start();
-  RawClient good(path());
+  RawShmClient good(path());
   ShmLease lease;
   good.Acquire({1}, &lease);
   std::minstd_rand random(5);
   for (int i = 0; i < 200; ++i) {
-    RawClient bad(path());
+    RawShmClient bad(path());
     ASSERT_TRUE(bad.welcome());
     ShmPacket packet(1 + random() % 300);
     for (std::byte& byte : packet) byte = static_cast<std::byte>(random());
@@ -322,11 +212,10 @@ TEST_F(ShmServerTest, PacketsThatBreakTheRules) {
       MakeShmText(ShmType::kHello, kShmVersion, "again"),
       ShmPacket(5)};
   for (const ShmPacket& packet : broken) {
-    RawClient client(path());
+    RawShmClient client(path());
     client.Send(packet);
     EXPECT_TRUE(client.Receive().empty()) << "it goes on after packet " << &packet - &broken[0];
   }
-  RawClient old(path());
   const auto socket = ConnectToPath(path());
   ASSERT_TRUE(SendPacket(socket->get(), MakeShmText(ShmType::kHello, kShmVersion + 1, ""), {},
                          absl::Now() + kLong)
@@ -339,7 +228,7 @@ TEST_F(ShmServerTest, PacketsThatBreakTheRules) {
 
 TEST_F(ShmServerTest, PutsStagedPieces) {
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   client.Stage(1 << 20);
   const ShmPut put = client.StagePiece(1, kShape, 4321);
   EXPECT_EQ(client.Put(put), ShmPutResult::kStored);
@@ -353,7 +242,7 @@ TEST_F(ShmServerTest, PutsStagedPieces) {
 
 TEST_F(ShmServerTest, DamagedPutsLeaveNothing) {
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   SharedMemory& staging = client.Stage(1 << 20);
   const ShmPut put = client.StagePiece(1, kShape, 0);
   staging.mutable_data()[kShape.bytes() + 8] ^= std::byte{1};  // the checksum of layer 1
@@ -370,7 +259,7 @@ TEST_F(ShmServerTest, DamagedPutsLeaveNothing) {
 TEST_F(ShmServerTest, PutsThatAreTooLargeOrOutside) {
   server_.shm_options.max_slice_bytes = 10000;
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   client.Stage(64 << 10);
   EXPECT_EQ(client.Put(client.StagePiece(1, {2, 10001}, 0)), ShmPutResult::kRejected);
   ShmPut outside = client.StagePiece(2, kShape, 0);
@@ -378,7 +267,7 @@ TEST_F(ShmServerTest, PutsThatAreTooLargeOrOutside) {
   client.Send(MakeShmPacket(ShmType::kPut, 1, outside));
   EXPECT_TRUE(client.Receive().empty());
   // A file is no memfd: a read of it could wait for ever, or fail with a signal.
-  RawClient other(path());
+  RawShmClient other(path());
   int pipes[2];
   ASSERT_EQ(pipe(pipes), 0);
   const OwnedFd reader(pipes[0]), writer(pipes[1]);
@@ -390,7 +279,7 @@ TEST_F(ShmServerTest, FindAndErase) {
   server_.Put(1, kShape);
   server_.PutBelow(3, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   const std::vector<ChunkKey> keys = {TestKey(0), TestKey(1), TestKey(0), TestKey(3)};
   client.Send(MakeShmPacket(ShmType::kFind, 4, ShmNothing(), absl::MakeConstSpan(keys)));
   EXPECT_EQ(*ReadShmRecords<uint8_t>(client.Receive(), 4), (std::vector<uint8_t>{0, 1, 0, 1}));
@@ -403,7 +292,7 @@ TEST_F(ShmServerTest, PiecesOfALowerTierComeLater) {
   for (uint32_t number = 1; number < 40; ++number) server_.PutBelow(number, kShape);
   server_.Put(0, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   server_.slow_control->CloseGate();
   ShmLease lease;
   std::vector<uint32_t> numbers;
@@ -417,7 +306,7 @@ TEST_F(ShmServerTest, PiecesOfALowerTierComeLater) {
   server_.slow_control->OpenGate();
   for (size_t loaded = 0; loaded < 39;) {
     const ShmPacket packet = client.Receive();
-    ASSERT_EQ(RawClient::TypeOf(packet), ShmType::kLoaded);
+    ASSERT_EQ(RawShmClient::TypeOf(packet), ShmType::kLoaded);
     EXPECT_EQ(ReadShmHead(packet)->call, lease.id);
     const auto all = *ReadShmRecords<ShmLoaded>(packet, 40);
     for (const ShmLoaded& one : all) EXPECT_TRUE(client.Shows(one.place, one.index));
@@ -429,7 +318,7 @@ TEST_F(ShmServerTest, PiecesOfALowerTierComeLater) {
 TEST_F(ShmServerTest, PiecesThatCannotBeLoadedAreTakenBack) {
   server_.PutBelow(1, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   server_.slow_control->FailGets(absl::DataLossError("damaged"));
   ShmLease lease;
   EXPECT_EQ(StateOf(client.Acquire({1}, &lease)[0]), ShmState::kPending);
@@ -440,8 +329,7 @@ TEST_F(ShmServerTest, PiecesThatCannotBeLoadedAreTakenBack) {
 TEST_F(ShmServerTest, AClientThatDoesNotReadIsCutOff) {
   server_.Put(1, kShape);
   Start();
-  RawClient client(path());
-  const std::vector<uint32_t> numbers(1000, 1);
+  RawShmClient client(path());
   // Answers of 48 KB each, until neither side has room.
   const std::vector<ChunkKey> keys(1000, TestKey(1));
   const ShmPacket ask =
@@ -458,15 +346,15 @@ TEST_F(ShmServerTest, AClientThatDoesNotReadIsCutOff) {
 TEST_F(ShmServerTest, DrainingGivesNothingNew) {
   server_.Put(1, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   client.Stage(1 << 20);
   ShmLease lease;
   client.Acquire({1}, &lease);
   server_.shm().SetDraining(true);
   client.AskFor({1}, 3);
-  EXPECT_EQ(RawClient::TypeOf(client.Receive()), ShmType::kFailed);
+  EXPECT_EQ(RawShmClient::TypeOf(client.Receive()), ShmType::kFailed);
   client.Send(MakeShmPacket(ShmType::kPut, 4, client.StagePiece(2, kShape, 0)));
-  EXPECT_EQ(RawClient::TypeOf(client.Receive()), ShmType::kFailed);
+  EXPECT_EQ(RawShmClient::TypeOf(client.Receive()), ShmType::kFailed);
   EXPECT_TRUE(client.Holds(lease));
   server_.shm().SetDraining(false);
   EXPECT_EQ(client.Acquire({1}, &lease).size(), 1u);
@@ -475,7 +363,7 @@ TEST_F(ShmServerTest, DrainingGivesNothingNew) {
 TEST_F(ShmServerTest, EndsWithItsLeases) {
   server_.Put(1, kShape);
   Start();
-  RawClient client(path());
+  RawShmClient client(path());
   ShmLease lease;
   client.Acquire({1}, &lease);
   server_.Stop();

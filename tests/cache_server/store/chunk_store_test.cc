@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -310,6 +311,78 @@ TEST_F(ChunkStoreTest, FlushSaysWhatWasRefused) {
   ASSERT_TRUE(PutTestPiece(store_.get(), 1, kShape).ok());
   const std::vector<ChunkKey> keys = {TestKey(1)};
   EXPECT_EQ(*store_->Flush(keys), keys);
+}
+
+TEST_F(ChunkStoreTest, ErasedWhileItWaitsToBeWrittenStaysErased) {
+  Make(10);
+  slow_control_->CloseGate();
+  ASSERT_TRUE(PutTestPiece(store_.get(), 1, kShape).ok());
+  slow_control_->WaitForArrivals(1);
+  ASSERT_TRUE(PutTestPiece(store_.get(), 2, kShape).ok());
+  // The first is being written, the second waits.
+  EXPECT_TRUE(store_->Erase(TestKey(1)));
+  EXPECT_TRUE(store_->Erase(TestKey(2)));
+  EXPECT_EQ(store_->counters().writes.pieces, 1u);
+  slow_control_->OpenGate();
+  store_->WaitForWriteDowns();
+  EXPECT_FALSE(store_->Find(TestKey(1)).has_value());
+  EXPECT_FALSE(store_->Find(TestKey(2)).has_value());
+  // A new piece under the same key is written as any other.
+  ASSERT_TRUE(PutTestPiece(store_.get(), 1, kShape).ok());
+  store_->WaitForWriteDowns();
+  EXPECT_TRUE(Has(slow(), 1));
+}
+
+TEST_F(ChunkStoreTest, ErasedWhileItIsLoadedStaysErased) {
+  Make(10);
+  ASSERT_TRUE(PutTestPiece(slow(), 1, kShape).ok());
+  fast_control_->CloseGate();  // where the load will commit
+  std::thread reader([this] {
+    const auto found = store_->Get(TestKey(1));
+    // Whether it came in time or not, what came is right.
+    if (found.ok()) {
+      EXPECT_TRUE(HoldsTestPiece(found->handle, 1));
+    }
+  });
+  // First the reader's own look into memory, then the load's commit.
+  fast_control_->WaitForArrivals(1);
+  fast_control_->OpenGate();
+  EXPECT_TRUE(store_->Erase(TestKey(1)));
+  reader.join();
+  EXPECT_FALSE(store_->Find(TestKey(1)).has_value());
+}
+
+// Threads store, read and erase: after the last erase of a key nothing brings it back.
+TEST_F(ChunkStoreTest, NothingComesBackAfterItsLastErase) {
+  Make(3);  // so few that most reads load from below
+  std::vector<std::thread> threads;
+  for (unsigned seed = 1; seed <= 3; ++seed) {
+    threads.emplace_back([this, seed] {
+      std::minstd_rand random(seed);
+      for (int i = 0; i < 3000; ++i) {
+        const uint32_t number = random() % 6;
+        const unsigned action = random() % 4;
+        if (action == 0) {
+          store_->Erase(TestKey(number));
+        } else if (action == 1) {
+          (void)PutTestPiece(store_.get(), number, kShape);
+        } else if (const auto found = store_->Get(TestKey(number)); found.ok()) {
+          EXPECT_TRUE(HoldsTestPiece(found->handle, number));
+        }
+      }
+    });
+  }
+  // Keys of its own, each stored and erased once, while the others keep the queues busy.
+  for (uint32_t number = 100; number < 400; ++number) {
+    if (!PutTestPiece(store_.get(), number, kShape).ok()) continue;
+    (void)store_->Get(TestKey(number));
+    store_->Erase(TestKey(number));
+  }
+  for (std::thread& thread : threads) thread.join();
+  store_->WaitForWriteDowns();
+  for (uint32_t number = 100; number < 400; ++number) {
+    EXPECT_FALSE(store_->Find(TestKey(number)).has_value()) << number;
+  }
 }
 
 TEST_F(ChunkStoreTest, WithoutALowerTierNothingIsDurable) {

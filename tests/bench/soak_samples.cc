@@ -1,0 +1,96 @@
+#include "tests/bench/soak_samples.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "tests/bench/soak_client.h"
+
+namespace tessera::bench {
+namespace {
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+bool SoakSample::IsIdle() const {
+  return answered && stats.pinned_pieces() == 0 && stats.open_fetches() == 0 &&
+         stats.open_stores() == 0 && stats.shm_sessions() == 0 && stats.shm_leases() == 0 &&
+         stats.watchers() == 0 && stats.write_queue_pieces() == 0;
+}
+
+std::string SoakSample::ToLine() const {
+  std::string line = absl::StrFormat(
+      "%5.0f s  anonymous %6.1f MB  shared %6.1f MB  descriptors %3d + %2d of the disk  "
+      "threads %3d",
+      seconds, process.anonymous_bytes / 1e6, process.shared_bytes / 1e6, process.descriptors,
+      process.files, process.threads);
+  absl::StrAppend(&line, "  pins ", stats.pinned_pieces(), "  leases ", stats.shm_leases(),
+                  "  sessions ", stats.shm_sessions(), "  fetches ", stats.open_fetches(),
+                  "  stores ", stats.open_stores(), "  watchers ", stats.watchers(), "  queue ",
+                  stats.write_queue_pieces());
+  for (const cache::v1::TierStats& tier : stats.tiers()) {
+    absl::StrAppendFormat(&line, "  %s %d pieces %.0f MB", tier.name(), tier.entries(),
+                          tier.used_bytes() / 1e6);
+  }
+  return answered ? line : line + "  NO ANSWER";
+}
+
+SoakSamples::SoakSamples(pid_t pid, std::string folder, const std::string& address)
+    : pid_(pid), folder_(std::move(folder)), start_(absl::Now()), stub_(MakeSoakStub(address)) {}
+
+SoakSample SoakSamples::Look() {
+  SoakSample sample;
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+  sample.answered = stub_->Stats(&context, cache::v1::StatsRequest(), &sample.stats).ok();
+  sample.seconds = absl::ToDoubleSeconds(absl::Now() - start_);
+  sample.process = ReadFigures(pid_, folder_);
+  return sample;
+}
+
+const SoakSample& SoakSamples::Take() {
+  samples_.push_back(Look());
+  return samples_.back();
+}
+
+SoakSample SoakSamples::AwaitIdle(absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  SoakSample last = Look();
+  while (!last.IsIdle() && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(200));
+    last = Look();
+  }
+  return last;
+}
+
+MemoryTrend SoakSamples::Trend(double warm_up) const {
+  if (samples_.empty()) return {};
+  const double end = samples_.back().seconds;
+  std::vector<double> early, late;
+  double count = 0, sum_x = 0, sum_y = 0, sum_xx = 0, sum_xy = 0;
+  for (const SoakSample& sample : samples_) {
+    const double x = sample.seconds;
+    const auto y = static_cast<double>(sample.process.anonymous_bytes);
+    if (x < warm_up * end) continue;
+    if (x < (warm_up + 0.2) * end) early.push_back(y);
+    if (x >= 0.8 * end) late.push_back(y);
+    count += 1;
+    sum_x += x;
+    sum_y += y;
+    sum_xx += x * x;
+    sum_xy += x * y;
+  }
+  MemoryTrend trend = {.early_bytes = Median(early), .late_bytes = Median(late)};
+  const double spread = count * sum_xx - sum_x * sum_x;
+  if (spread > 0) trend.bytes_per_hour = 3600 * (count * sum_xy - sum_x * sum_y) / spread;
+  return trend;
+}
+
+}  // namespace tessera::bench
