@@ -38,4 +38,11 @@ void WaitForStopSignal() {
   sigwait(&signals, &received);
 }
 
+bool WaitForStopSignal(absl::Duration timeout) {
+  const sigset_t signals = StopSignals();
+  const timespec wait = absl::ToTimespec(timeout);
+  // Interrupted by another signal counts as a timeout: the caller waits again.
+  return sigtimedwait(&signals, nullptr, &wait) > 0;
+}
+
 }  // namespace tessera

@@ -2,6 +2,8 @@
 #ifndef TESSERA_BASE_PROCESS_H_
 #define TESSERA_BASE_PROCESS_H_
 
+#include "absl/time/time.h"
+
 namespace tessera {
 
 // Parses absl flags (an unknown one ends the process and names itself), starts glog to standard error,
@@ -12,6 +14,9 @@ void StartProcess(int argc, char** argv);
 
 // Blocks until SIGINT or SIGTERM arrives.
 void WaitForStopSignal();
+
+// The same for up to `timeout`. False: none arrived.
+bool WaitForStopSignal(absl::Duration timeout);
 
 }  // namespace tessera
 

@@ -25,6 +25,10 @@
 namespace tessera {
 namespace {
 
+// Giving free memory back costs some milliseconds, and as much again when it is wanted next.
+constexpr absl::Duration kTrimEvery = absl::Seconds(30);
+constexpr size_t kKeepFree = size_t{16} << 20;
+
 std::vector<std::unique_ptr<Tier>> MakeTiers(const std::shared_ptr<SharedMemory>& memory,
                                              ServerSettings settings, KeyEvents* events,
                                              Metrics* metrics) {
@@ -93,7 +97,8 @@ absl::Status Serve() {
             << " disk_folder=" << (store.tiers().size() > 1 ? settings.disk.folder : "none")
             << " shm_socket=" << (shm == nullptr ? "none" : settings.shm.path)
             << " metrics=" << (settings.metrics_listen.empty() ? "none" : settings.metrics_listen);
-  WaitForStopSignal();
+  // What a burst of calls took from the system stays in malloc's hands until it is asked for.
+  while (!WaitForStopSignal(kTrimEvery)) malloc_trim(kKeepFree);
   Stop(server.get(), &store, settings.stop_grace);
   return absl::OkStatus();
 }

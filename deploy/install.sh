@@ -39,6 +39,7 @@ clang-14                the fuzz targets
 libclang-rt-14-dev      the same
 shellcheck              the check of these scripts
 git                     version stamps in test reports
+openssl                 certificates of the tests
 "
 BENCH="
 redis-server            what tests/bench/cache_bench measures beside

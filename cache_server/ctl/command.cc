@@ -23,22 +23,23 @@ constexpr const char* kKeysHelp =
     "A KEY is 64 hexadecimal digits, or the first 6 or more if no other entry starts with them;\n"
     "- reads keys from standard input, one a line.\n";
 
-std::string FlagLines(const std::vector<std::string>& names) {
-  std::string lines;
-  for (const std::string& name : names) {
-    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
-    CHECK(flag != nullptr) << name;
-    const std::string value = flag->DefaultValue();
-    absl::StrAppend(&lines, "  --", name, value.empty() ? "" : "=", value, "\n      ", flag->Help(),
-                    "\n");
-  }
-  return lines;
-}
+constexpr const char* kListHelp =
+    R"(AGE is since an entry was added, IDLE since it was last read, PINNED how long its pin lasts.
+Keys are shortened unless --keys or --json is given.
+)";
+constexpr const char* kVerifyHelp =
+    R"(damaged: bytes that are not what was stored. unreadable: listed, but did not come (damaged on
+the disk, evicted meanwhile, or no memory to load it). Entries on the disk are loaded into
+memory, and push others out.
+)";
+constexpr const char* kBenchHelp =
+    R"(One piece at a time, by the client that workers use. Holds up to 8 pieces in the cache, which
+may push others out, and deletes them.
+)";
 
-}  // namespace
-
-const std::vector<Command>& Commands() {
-  static const auto* commands = new std::vector<Command>{
+// name, usage, summary, details, words, flags, function: see Command.
+std::vector<Command> LookingCommands() {
+  return {
       {"stats",
        "[--watch=2s]",
        "sizes, counters and what is open",
@@ -49,12 +50,30 @@ const std::vector<Command>& Commands() {
       {"ls",
        "[--order=oldest|largest] [--limit=N] [--tenant_salt=S] [--keys]",
        "the entries of all tiers",
-       "AGE is since an entry was added, IDLE since it was last read, PINNED how long its pin "
-       "lasts.\n"
-       "Keys are shortened unless --keys or --json is given.\n",
+       kListHelp,
        Words::kNone,
        {"order", "limit", "tenant_salt", "keys"},
        RunList},
+      {"watch", "", "print what comes and goes, until Ctrl-C", "", Words::kNone, {}, RunWatch},
+      {"verify",
+       "KEY...|--all [--erase]",
+       "fetch entries and check every checksum",
+       kVerifyHelp,
+       Words::kKeys,
+       {"all", "erase"},
+       RunVerify},
+      {"bench",
+       "[--bytes=1MiB] [--layers=8] [--seconds=3]",
+       "Put and Get rates over this connection",
+       kBenchHelp,
+       Words::kNone,
+       {"bytes", "layers", "seconds", "shared_memory"},
+       RunBench},
+  };
+}
+
+std::vector<Command> ChangingCommands() {
+  return {
       {"pin",
        "KEY... [--ttl=1h]",
        "keep entries in memory for a while",
@@ -98,28 +117,30 @@ const std::vector<Command>& Commands() {
        Words::kNone,
        {"resume"},
        RunDrain},
-      {"watch", "", "print what comes and goes, until Ctrl-C", "", Words::kNone, {}, RunWatch},
-      {"verify",
-       "KEY...|--all [--erase]",
-       "fetch entries and check every checksum",
-       "damaged: bytes that are not what was stored. unreadable: listed, but did not come (damaged "
-       "on\n"
-       "the disk, evicted meanwhile, or no memory to load it). Entries on the disk are loaded "
-       "into\n"
-       "memory, and push others out.\n",
-       Words::kKeys,
-       {"all", "erase"},
-       RunVerify},
-      {"bench",
-       "[--bytes=1MiB] [--layers=8] [--seconds=3]",
-       "Put and Get rates over this connection",
-       "One piece at a time, by the client that workers use. Holds up to 8 pieces in the cache, "
-       "which\n"
-       "may push others out, and deletes them.\n",
-       Words::kNone,
-       {"bytes", "layers", "seconds", "shared_memory"},
-       RunBench},
   };
+}
+
+std::string FlagLines(const std::vector<std::string>& names) {
+  std::string lines;
+  for (const std::string& name : names) {
+    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+    CHECK(flag != nullptr) << name;
+    const std::string value = flag->DefaultValue();
+    absl::StrAppend(&lines, "  --", name, value.empty() ? "" : "=", value, "\n      ", flag->Help(),
+                    "\n");
+  }
+  return lines;
+}
+
+}  // namespace
+
+const std::vector<Command>& Commands() {
+  static const auto* commands = new std::vector<Command>([] {
+    std::vector<Command> all = LookingCommands();
+    const std::vector<Command> changing = ChangingCommands();
+    all.insert(all.end(), changing.begin(), changing.end());
+    return all;
+  }());
   return *commands;
 }
 

@@ -42,7 +42,8 @@ std::vector<ChunkKey> ChunkStore::FindMissing(absl::Span<const ChunkKey> keys) {
 }
 
 std::optional<FoundPlace> ChunkStore::Find(const ChunkKey& key) {
-  for (size_t i = 0; i < tiers_.size(); ++i) {
+  const bool erased_below = write_behind_.IsForgotten(key);
+  for (size_t i = 0; i < (erased_below ? 1 : tiers_.size()); ++i) {
     if (const auto shape = tiers_[i]->Find(key)) return FoundPlace{*shape, names_[i], i};
   }
   return std::nullopt;
@@ -91,6 +92,7 @@ absl::StatusOr<FoundPiece> ChunkStore::LoadFromBelow(const ChunkKey& key) {
     absl::StatusOr<FoundPiece> found = GetFrom(0, key);
     if (found.ok()) return found;
   }
+  if (write_behind_.IsForgotten(key)) return absl::NotFoundError("erased");
   for (size_t tier = 1; tier < tiers_.size(); ++tier) {
     absl::StatusOr<FoundPiece> found = GetFrom(tier, key);
     if (found.ok()) return Promote(key, *found);
@@ -105,10 +107,13 @@ absl::StatusOr<FoundPiece> ChunkStore::Promote(const ChunkKey& key, const FoundP
   RETURN_IF_ERROR(room.status());
   FillFrom(below, &*room);
   if (!promotion_->Promote(key)) return FoundPiece{std::move(*room).KeepPrivate(), found.tier};
+  absl::ReleasableMutexLock lock(&erase_mutex_);
+  // Who asked before the erase may have it, but nobody else.
+  if (loader_.IsForgotten(key)) return FoundPiece{std::move(*room).KeepPrivate(), found.tier};
   absl::StatusOr<ReadHandle> promoted = tiers_[0]->Commit(*std::move(room));
+  lock.Release();
   if (absl::IsAlreadyExists(promoted.status())) return GetFrom(0, key);
   RETURN_IF_ERROR(promoted.status());
-  if (!IsBelow(key)) EraseFrom(0, key);  // erased while it was loaded
   if (events_ != nullptr) events_->Added(key, names_[0]);
   return FoundPiece{*std::move(promoted), found.tier};
 }
@@ -138,8 +143,9 @@ void ChunkStore::WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& hand
 }
 
 // What is in memory may be on its way down, and what is below on its way up. From memory down, and
-// memory once more: a write is forgotten before the lower tiers are erased, and a load that brings
-// the key up either comes before the last step, or sees that the key has gone below (Promote).
+// memory once more: a write is forgotten before the lower tiers are erased, and so are the loads
+// that read the key before it was erased there. Under the mutex such a load has either committed the
+// key already, and it is erased, or it will see that it must not.
 bool ChunkStore::Erase(const ChunkKey& key) {
   pins_.Unpin(key);
   const bool found = Find(key).has_value();
@@ -147,6 +153,8 @@ bool ChunkStore::Erase(const ChunkKey& key) {
   if (tiers_.size() == 1) return found;
   write_behind_.Forget(key);
   for (size_t tier = 1; tier < tiers_.size(); ++tier) EraseFrom(tier, key);
+  absl::MutexLock lock(&erase_mutex_);
+  loader_.Forget(key);
   EraseFrom(0, key);
   return found;
 }

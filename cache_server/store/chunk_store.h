@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "cache_server/store/admission_policy.h"
 #include "cache_server/store/key_events.h"
@@ -123,6 +124,7 @@ class ChunkStore {
   const std::unique_ptr<AdmissionPolicy> admission_;
   const std::unique_ptr<PromotionPolicy> promotion_;
   std::atomic<uint64_t> tier_errors_{0};
+  absl::Mutex erase_mutex_;  // see Erase
   PinTable pins_;
   WriteBehind write_behind_;
   Loader loader_;  // last: its threads use all of the above

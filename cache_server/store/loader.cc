@@ -18,34 +18,49 @@ Loader::~Loader() {
     stopping_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
-  absl::flat_hash_map<ChunkKey, std::vector<LoadCallback>> left;
+  absl::flat_hash_map<ChunkKey, Wanted> left;
   {
     absl::MutexLock lock(&mutex_);
     left.swap(wanted_);
     queue_.clear();
   }
-  for (const auto& [key, callbacks] : left) {
-    for (const LoadCallback& done : callbacks) done(absl::CancelledError("the store is stopping"));
+  for (const auto& [key, wanted] : left) {
+    for (const LoadCallback& done : wanted.callbacks) done(absl::CancelledError("the store is stopping"));
   }
 }
 
 void Loader::Load(const ChunkKey& key, LoadCallback done) {
+  absl::Status refused = absl::ResourceExhaustedError("too many loads wait");
   {
     absl::MutexLock lock(&mutex_);
     const auto found = wanted_.find(key);
-    if (found != wanted_.end()) {
+    if (found != wanted_.end() && found->second.forgotten) {
+      refused = absl::NotFoundError("erased");
+    } else if (found != wanted_.end()) {
       ++counters_.shared_loads;
-      found->second.push_back(std::move(done));
+      found->second.callbacks.push_back(std::move(done));
       return;
-    }
-    if (!stopping_ && queue_.size() < options_.queue) {
+    } else if (!stopping_ && queue_.size() < options_.queue) {
       queue_.push_back(key);
-      wanted_[key].push_back(std::move(done));
+      wanted_[key].callbacks.push_back(std::move(done));
       return;
+    } else {
+      ++counters_.refused_loads;
     }
-    ++counters_.refused_loads;
   }
-  done(absl::ResourceExhaustedError("too many loads wait"));
+  done(refused);
+}
+
+void Loader::Forget(const ChunkKey& key) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = wanted_.find(key);
+  if (found != wanted_.end()) found->second.forgotten = true;
+}
+
+bool Loader::IsForgotten(const ChunkKey& key) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = wanted_.find(key);
+  return found != wanted_.end() && found->second.forgotten;
 }
 
 void Loader::Loop() {
@@ -76,7 +91,7 @@ std::vector<LoadCallback> Loader::Take(const ChunkKey& key, bool found) {
   absl::MutexLock lock(&mutex_);
   ++(found ? counters_.loads : counters_.failed_loads);
   const auto wanted = wanted_.find(key);
-  std::vector<LoadCallback> callbacks = std::move(wanted->second);
+  std::vector<LoadCallback> callbacks = std::move(wanted->second.callbacks);
   wanted_.erase(wanted);
   return callbacks;
 }

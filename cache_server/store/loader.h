@@ -56,9 +56,21 @@ class Loader {
   // Calls `done` once: on a loader thread, or at once with RESOURCE_EXHAUSTED.
   void Load(const ChunkKey& key, LoadCallback done);
 
+  // The key was erased: who asks for it while the present load of it goes on gets NOT_FOUND, and no
+  // share of that. A key that is not being loaded is no error.
+  void Forget(const ChunkKey& key);
+  // Whether the load of the key that goes on was forgotten.
+  bool IsForgotten(const ChunkKey& key) const;
+
   LoaderCounters counters() const;
 
  private:
+  // Who wants a key that waits or is being loaded.
+  struct Wanted {
+    std::vector<LoadCallback> callbacks;
+    bool forgotten = false;
+  };
+
   void Loop();
   // Takes the callbacks of a key that is done.
   std::vector<LoadCallback> Take(const ChunkKey& key, bool found);
@@ -67,8 +79,7 @@ class Loader {
   const LoadFunction load_;
   mutable absl::Mutex mutex_;
   std::deque<ChunkKey> queue_ ABSL_GUARDED_BY(mutex_);
-  // Callbacks of every key that waits or is being loaded.
-  absl::flat_hash_map<ChunkKey, std::vector<LoadCallback>> wanted_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<ChunkKey, Wanted> wanted_ ABSL_GUARDED_BY(mutex_);
   LoaderCounters counters_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;

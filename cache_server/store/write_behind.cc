@@ -106,15 +106,24 @@ void WriteBehind::Write(const Queued& queued) {
 void WriteBehind::EraseIfForgotten(const ChunkKey& key) {
   {
     absl::MutexLock lock(&mutex_);
-    // From here on whoever erases the key finds it in the tiers.
-    writing_.reset();
-    if (!forgotten_) return;
+    if (!forgotten_) {
+      // From here on whoever erases the key finds it in the tiers.
+      writing_.reset();
+      return;
+    }
   }
   for (Tier* tier : tiers_) {
     const absl::Status status = tier->Erase(key);
     if (status.ok()) continue;
     LOG(WARNING) << "event=erase_failed key=" << key.ToHex() << " error=\"" << status << "\"";
   }
+  absl::MutexLock lock(&mutex_);
+  writing_.reset();
+}
+
+bool WriteBehind::IsForgotten(const ChunkKey& key) const {
+  absl::MutexLock lock(&mutex_);
+  return forgotten_ && writing_ == key;
 }
 
 void WriteBehind::Finish(Queued queued) {

@@ -52,6 +52,9 @@ class WriteBehind {
   // The key was erased: what is queued under it is dropped, and what is being written is erased after
   // it is written. A key that is not here is no error.
   void Forget(const ChunkKey& key);
+  // Whether the key was forgotten while it was written, and is not erased yet: asked before the tiers
+  // are, what they say then is what is left of it.
+  bool IsForgotten(const ChunkKey& key) const;
 
   // Waits until all that is queued now is written or refused, then makes the tiers durable.
   // FAILED_PRECONDITION without tiers, UNAVAILABLE when it stops; else the first error of a tier.

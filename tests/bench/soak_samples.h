@@ -27,8 +27,8 @@ struct SoakSample {
 
 // How the server's own memory (not that of the memory tier, which is shared) went after warm-up.
 struct MemoryTrend {
-  double early_bytes = 0;     // median of the fifth of the run after warm-up
-  double late_bytes = 0;      // median of its last fifth
+  double early_bytes = 0;     // least in the fifth of the run after warm-up
+  double late_bytes = 0;      // least in its last fifth
   double bytes_per_hour = 0;  // slope of the line through all samples after warm-up
 
   double growth() const { return early_bytes > 0 ? late_bytes / early_bytes - 1 : 0; }
