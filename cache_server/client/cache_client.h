@@ -30,6 +30,9 @@ struct FetchTarget {
 struct FetchOptions {
   // The whole stream must end within this time.
   absl::Duration timeout = absl::Seconds(10);
+  // How much longer slices that are there may be waited for, by a reader who computes between them:
+  // so long their lease is renewed.
+  absl::Duration use_within = absl::ZeroDuration();
   // The targets are a chain of prefix blocks: those after the first miss are misses too.
   bool stop_at_first_miss = false;
 };

@@ -35,6 +35,7 @@ class ShmCacheClient : public CacheClient {
     const absl::Time now = absl::Now();
     ShmFetchOptions fetch = {
         .deadline = now + options.timeout,
+        .use_deadline = now + options.timeout + options.use_within,
         .acquire_deadline = now + std::min(options.timeout, options_.acquire_timeout),
         .stop_at_first_miss = options.stop_at_first_miss};
     fetch.fall_back = [this, targets, options, deadline = fetch.deadline] {

@@ -108,7 +108,7 @@ absl::Status ShmFetchStream::TakeAcquired(absl::Span<const std::byte> packet) {
   lease_ = {.id = lease.id, .slot = lease.slot};
   for (size_t i = 0; i < places.size(); ++i) RETURN_IF_ERROR(SetPlace(i, places[i]));
   answered_ = true;
-  if (lease_.id != 0) link_->StartRenewing(connection_.get(), lease_.id, options_.deadline);
+  if (lease_.id != 0) link_->StartRenewing(connection_.get(), lease_.id, options_.use_deadline);
   return absl::OkStatus();
 }
 
@@ -207,11 +207,11 @@ bool ShmFetchStream::MakeReady(size_t target, uint32_t layer) {
   while (piece.ready_layers <= layer) {
     const bool here = piece.state == ShmState::kHere && !piece.failed;
     if (!here || cancelled_ || lease_lost_ || fallback_ != nullptr) return false;
-    if (absl::Now() >= options_.deadline) return false;
+    if (absl::Now() >= options_.use_deadline) return false;
     if (piece.busy) {
       auto free = [this, &piece]()
                       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !piece.busy || cancelled_; };
-      mutex_.AwaitWithDeadline(absl::Condition(&free), options_.deadline);
+      mutex_.AwaitWithDeadline(absl::Condition(&free), options_.use_deadline);
       continue;
     }
     piece.busy = true;

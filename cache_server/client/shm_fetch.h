@@ -23,6 +23,7 @@ namespace tessera {
 
 struct ShmFetchOptions {
   absl::Time deadline;
+  absl::Time use_deadline;  // until then slices that are there may be taken
   // When the server must have answered.
   absl::Time acquire_deadline;
   bool stop_at_first_miss = false;

@@ -8,6 +8,12 @@
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
+
+// Layers are taken as they are computed, which on a slow processor takes longer than any fetch.
+constexpr absl::Duration kSlowestBlend = absl::Minutes(10);
+
+}  // namespace
 
 ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t piece) {
   return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
@@ -51,7 +57,7 @@ absl::Status KvLoader::Start(const std::vector<WantedChunk>& wanted, absl::Durat
     }
     chunks_.push_back(std::move(state));
   }
-  stream_ = client_.Fetch(std::move(targets), {.timeout = timeout});
+  stream_ = client_.Fetch(std::move(targets), {.timeout = timeout, .use_within = kSlowestBlend});
   on_cancelled_.emplace(cancelled_, [this] { stream_->Cancel(); });
   const std::vector<std::string> tiers = stream_->WaitForHeader();
   for (State& state : chunks_) {
