@@ -40,9 +40,13 @@ std::unique_ptr<grpc::ClientContext> BackgroundCalls::Begin(absl::Duration timeo
   return context;
 }
 
-void BackgroundCalls::End(grpc::ClientContext* context) {
+// The context holds on to its channel, and this is a thread of gRPC's. If it were the one to drop
+// the process's last channel, it would wait for itself, and then work with what it has freed. So
+// the context goes before the destructor, whose thread has another hold on the channel, may go on.
+void BackgroundCalls::End(std::unique_ptr<grpc::ClientContext> context) {
   absl::MutexLock lock(&mutex_);
-  open_.erase(context);
+  open_.erase(context.get());
+  context = nullptr;
 }
 
 void BackgroundCalls::Delete(const ChunkKey& key) {
@@ -57,7 +61,7 @@ void BackgroundCalls::Delete(const ChunkKey& key) {
                             LOG(WARNING)
                                 << "event=delete_failed error=\"" << status.error_message() << "\"";
                           }
-                          End(call->context.get());
+                          End(std::move(call->context));
                         });
 }
 
@@ -76,7 +80,7 @@ void BackgroundCalls::GetCapabilities(absl::Duration timeout,
           done(absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                             status.error_message()));
         }
-        End(call->context.get());
+        End(std::move(call->context));
       });
 }
 

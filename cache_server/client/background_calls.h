@@ -42,7 +42,7 @@ class BackgroundCalls {
 
   // A context that the destructor can cancel. Null: there are too many.
   std::unique_ptr<grpc::ClientContext> Begin(absl::Duration timeout);
-  void End(grpc::ClientContext* context);
+  void End(std::unique_ptr<grpc::ClientContext> context);
 
   cache::v1::KvCache::Stub& stub_;
   const std::string token_;

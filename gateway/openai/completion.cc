@@ -92,6 +92,7 @@ void Completion::OnEvent(const v1::GenerateResponse& event) {
     case v1::GenerateResponse::kFinished:
       finished_ = event.finished();
       break;
+    case v1::GenerateResponse::kPromptLogprobs:
     case v1::GenerateResponse::EVENT_NOT_SET:
       break;
   }

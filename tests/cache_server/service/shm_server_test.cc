@@ -320,8 +320,10 @@ TEST_F(ShmServerTest, PiecesThatCannotBeLoadedAreTakenBack) {
   Start();
   RawShmClient client(path());
   server_.slow_control->FailGets(absl::DataLossError("damaged"));
+  server_.slow_control->CloseGate();
   ShmLease lease;
   EXPECT_EQ(StateOf(client.Acquire({1}, &lease)[0]), ShmState::kPending);
+  server_.slow_control->OpenGate();
   const auto loaded = *ReadShmRecords<ShmLoaded>(client.Receive(), 1);
   EXPECT_EQ(StateOf(loaded[0].place), ShmState::kMiss);
 }
