@@ -185,7 +185,8 @@ void KvCacheService::FillStats(cache::v1::StatsResponse* response) const {
   response->set_uptime_ms(absl::ToInt64Milliseconds(absl::Now() - started_));
   response->set_draining(draining_);
   for (const MetricSample& sample : StoreSamples(*parts_.store, *parts_.counters, parts_.shm)) {
-    if (sample.counter) (*response->mutable_counters())[SampleName(sample)] = sample.value;
+    auto* values = sample.counter ? response->mutable_counters() : response->mutable_gauges();
+    (*values)[SampleName(sample)] = sample.value;
   }
 }
 

@@ -1,5 +1,7 @@
 #include "cache_server/service/store_samples.h"
 
+#include <malloc.h>
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -119,6 +121,18 @@ void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, Sample
                shm.refused);
 }
 
+// What the process has from malloc; the memory tier is not in it.
+void AddHeap(Samples* out) {
+  const struct mallinfo2 heap = mallinfo2();
+  auto part = [out](const char* name, size_t bytes) {
+    out->Gauge("heap_bytes", "Memory that malloc has from the system.", static_cast<double>(bytes),
+               {{"part", name}});
+  };
+  part("used", heap.uordblks);
+  part("free", heap.fordblks);
+  part("mapped", heap.hblkhd);
+}
+
 class TierLatencies : public TierObserver {
  public:
   TierLatencies(const std::string& tier, Metrics* metrics) {
@@ -145,6 +159,7 @@ std::vector<MetricSample> StoreSamples(const ChunkStore& store, const TransportC
   AddTiers(store.Stats(), &out);
   AddStore(store, &out);
   AddTransports(counters, shm == nullptr ? ShmCounters() : shm->counters(), &out);
+  AddHeap(&out);
   return out.Take();
 }
 

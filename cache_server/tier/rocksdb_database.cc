@@ -87,6 +87,7 @@ PieceDatabase::PieceDatabase(DatabaseOptions options)
 OpenOptions PieceDatabase::OpeningOptions() const {
   return {.folder = options_.folder,
           .write_buffer_bytes = options_.write_buffer_bytes,
+          .table_cache_bytes = options_.table_cache_bytes,
           .direct_reads = options_.direct_reads,
           .listener = listener_,
           .filter = filter_};
@@ -227,6 +228,8 @@ void PieceDatabase::AddFigures(std::vector<std::pair<std::string, double>>* figu
       {"blob_files", "rocksdb.num-blob-files"},
       {"table_bytes", "rocksdb.total-sst-files-size"},
       {"memory_bytes", "rocksdb.cur-size-all-mem-tables"},
+      {"table_cache_bytes", "rocksdb.block-cache-usage"},
+      {"table_reader_bytes", "rocksdb.estimate-table-readers-mem"},
   };
   absl::ReaderMutexLock lock(&mutex_);
   if (db_ == nullptr) return;

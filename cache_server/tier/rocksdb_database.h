@@ -31,6 +31,7 @@ struct ErasedPiece {
 struct DatabaseOptions {
   std::string folder;
   uint64_t write_buffer_bytes = 0;
+  uint64_t table_cache_bytes = 0;  // as in OpenOptions
   bool direct_reads = true;
   // Called on RocksDB's threads, maybe under its locks: must be quick, and not call the database.
   // The disk failed under a write or in the background: writes fail until Resume, or until

@@ -22,14 +22,10 @@ constexpr char kRecordPrefix = 'p';
 constexpr char kSlicePrefix = 's';
 constexpr size_t kKeyBytes = sizeof(ChunkKey::bytes);
 
-// The tables hold records and the places of slices, some 100 bytes a slice: with this much cache
-// hardly any read of a slice needs a second one for its place.
-constexpr size_t kTableCacheBytes = size_t{64} << 20;
-
-rocksdb::BlockBasedTableOptions TableOptions() {
+rocksdb::BlockBasedTableOptions TableOptions(uint64_t cache_bytes) {
   rocksdb::BlockBasedTableOptions table;
   table.checksum = rocksdb::kXXH3;
-  table.block_cache = rocksdb::NewLRUCache(kTableCacheBytes);
+  table.block_cache = rocksdb::NewLRUCache(cache_bytes);
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   return table;
 }
@@ -55,7 +51,8 @@ rocksdb::Options BaseOptions(const OpenOptions& wanted) {
   options.write_buffer_size = wanted.write_buffer_bytes;
   options.max_write_buffer_number = 3;
   options.compaction_filter_factory = wanted.filter;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions()));
+  options.table_factory.reset(
+      rocksdb::NewBlockBasedTableFactory(TableOptions(wanted.table_cache_bytes)));
   options.compression = rocksdb::kNoCompression;
   options.target_file_size_base = 4 << 20;
   // A compaction moves places of slices, not slices: it is cheap, and should never stop writes.

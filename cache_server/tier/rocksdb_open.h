@@ -39,6 +39,9 @@ bool PieceOfSliceKey(const char* stored_key, size_t size, ChunkKey* key);
 struct OpenOptions {
   std::string folder;
   uint64_t write_buffer_bytes = 0;
+  // Most bytes of blocks of tables in memory. They will be that many after a while, however few the
+  // tables hold: blocks of tables that are gone stay until others push them out.
+  uint64_t table_cache_bytes = 0;
   bool direct_reads = true;
   std::shared_ptr<rocksdb::EventListener> listener;
   std::shared_ptr<rocksdb::CompactionFilterFactory> filter;

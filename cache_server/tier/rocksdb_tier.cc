@@ -53,6 +53,13 @@ uint64_t FolderLimit(const RocksdbTierOptions& options, double at) {
 
 uint64_t LimitOf(const RocksdbTierOptions& options) { return FolderLimit(options, 0); }
 
+// The tables hold records and the places of slices, some 100 bytes a slice, and slices of models
+// have 100 KiB and more: with this much cache hardly any read of a slice needs a second one for its
+// place.
+uint64_t TableCacheBytes(const RocksdbTierOptions& options) {
+  return std::clamp(options.capacity_bytes / 1024, uint64_t{8} << 20, uint64_t{64} << 20);
+}
+
 class RocksdbTier : public Tier {
  public:
   explicit RocksdbTier(const RocksdbTierOptions& options)
@@ -122,6 +129,7 @@ DatabaseOptions RocksdbTier::MakeDatabaseOptions() {
       // Three buffers and their files must be small against the folder.
       .write_buffer_bytes = std::max<uint64_t>(
           64 << 10, std::min(options_.capacity_bytes / 16, options_.write_buffer_bytes)),
+      .table_cache_bytes = TableCacheBytes(options_),
       .direct_reads = options_.direct_reads,
       .on_failed = [this](const std::string& error) { gate_.Fail(error); },
       .on_recovered = [this] { gate_.Recovered(); },

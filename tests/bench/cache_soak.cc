@@ -35,7 +35,8 @@ ABSL_FLAG(int, clients, 8, "threads that work, half of them over shared memory; 
 ABSL_FLAG(std::string, server, "", "the program; default: what Bazel built");
 ABSL_FLAG(std::string, server_log, "", "file for what it says; default: thrown away");
 ABSL_FLAG(uint32_t, seed, 1, "of the first client; others follow. Below 4096");
-ABSL_FLAG(double, warm_up, 0.3, "share of the run after which memory at work is reported; below 0.6");
+ABSL_FLAG(double, warm_up, 0.3,
+          "share of the run after which memory at work is reported; below 0.6");
 ABSL_FLAG(std::string, client_of, "", "internal: only be a client of this address, until killed");
 
 namespace tessera::bench {
@@ -143,7 +144,8 @@ bool Soak::Run() {
       least = std::min(least, static_cast<double>(idle.process.anonymous_bytes));
     }
     idle_bytes_.push_back(least);
-    absl::PrintF("%s\nidle after lap %d: %.1f MB\n", idle.ToLine(), lap + 1, least / 1e6);
+    absl::PrintF("%s\nidle after lap %d: least %.1f MB; %s\n", idle.ToLine(), lap + 1, least / 1e6,
+                 idle.Memory().ToLine());
   }
   PrintTally();
   const int exit_code = server_->Stop(SIGTERM);
@@ -233,8 +235,9 @@ void Soak::CheckAll(const SoakSample& idle, int exit_code) {
   Check("ends with 0", exit_code == 0, absl::StrCat(exit_code));
 }
 
-// While it works, what the calls of the moment need comes and goes; what is left of them when nobody
-// is there should be as much after the last lap as after the second, when all caches are filled.
+// While it works, what the calls of the moment need comes and goes; what is left of them when
+// nobody is there should be as much after the last lap as after the second, when all caches are
+// filled.
 void Soak::CheckMemory() {
   const double early = idle_bytes_[1];
   const double late = idle_bytes_.back();

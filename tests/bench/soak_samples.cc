@@ -11,8 +11,8 @@
 namespace tessera::bench {
 namespace {
 
-// The server gives free memory back now and then: what it needs for what it does at the moment comes
-// and goes, and a leak is what raises the least that it ever has.
+// The server gives free memory back now and then: what it needs for what it does at the moment
+// comes and goes, and a leak is what raises the least that it ever has.
 double Floor(const std::vector<double>& values) {
   return values.empty() ? 0 : *std::min_element(values.begin(), values.end());
 }
@@ -40,6 +40,32 @@ std::string SoakSample::ToLine() const {
                           tier.used_bytes() / 1e6);
   }
   return answered ? line : line + "  NO ANSWER";
+}
+
+std::string OwnMemory::ToLine() const {
+  return absl::StrFormat(
+      "own memory %.1f MB: table cache %.1f, open tables %.1f, memtables %.1f, other heap in use "
+      "%.1f, free heap and the rest %.1f",
+      anonymous / 1e6, table_cache / 1e6, tables / 1e6, memtables / 1e6, other_heap / 1e6,
+      rest / 1e6);
+}
+
+OwnMemory SoakSample::Memory() const {
+  const auto gauge = [this](const std::string& name) {
+    const auto found = stats.gauges().find("tessera_cache_" + name);
+    return found == stats.gauges().end() ? 0.0 : static_cast<double>(found->second);
+  };
+  const auto of_disk = [&gauge](const std::string& what) {
+    return gauge("tier_medium{tier=\"rocksdb\",what=\"" + what + "\"}");
+  };
+  OwnMemory memory = {.anonymous = static_cast<double>(process.anonymous_bytes),
+                      .table_cache = of_disk("table_cache_bytes"),
+                      .tables = of_disk("table_reader_bytes"),
+                      .memtables = of_disk("memory_bytes")};
+  const double in_use = gauge("heap_bytes{part=\"used\"}") + gauge("heap_bytes{part=\"mapped\"}");
+  memory.other_heap = in_use - memory.table_cache - memory.tables - memory.memtables;
+  memory.rest = memory.anonymous - in_use;
+  return memory;
 }
 
 SoakSamples::SoakSamples(pid_t pid, std::string folder, const std::string& address)

@@ -14,6 +14,18 @@
 
 namespace tessera::bench {
 
+// What the server's own memory, which is that of no tier, consists of.
+struct OwnMemory {
+  double anonymous = 0;    // all of it, as the system counts it: the sum of what follows
+  double table_cache = 0;  // blocks of RocksDB's tables, up to a bound
+  double tables = 0;       // RocksDB's open tables
+  double memtables = 0;    // pieces in no file yet
+  double other_heap = 0;   // whatever else is in use
+  double rest = 0;         // heap that is free and not given back, stacks, static data
+
+  std::string ToLine() const;
+};
+
 struct SoakSample {
   double seconds = 0;  // since the start
   ProcessFigures process;
@@ -23,6 +35,7 @@ struct SoakSample {
   // Whether nobody uses the server, and it has nothing left to do.
   bool IsIdle() const;
   std::string ToLine() const;
+  OwnMemory Memory() const;
 };
 
 // How the server's own memory (not that of the memory tier, which is shared) went after warm-up.

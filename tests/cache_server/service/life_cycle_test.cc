@@ -198,7 +198,7 @@ TEST_F(LifeCycleTest, KeysAreChecked) {
   EXPECT_EQ(Call(&Stub::Delete, wrong, &deleted).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
-TEST_F(LifeCycleTest, StatsShowCounters) {
+TEST_F(LifeCycleTest, StatsShowCountersAndGauges) {
   Start();
   ASSERT_TRUE(PutTestPiece(fast(), 1, kShape).ok());
   ASSERT_TRUE(store_->Erase(TestKey(1)));
@@ -207,6 +207,10 @@ TEST_F(LifeCycleTest, StatsShowCounters) {
   ASSERT_EQ(stats.tiers_size(), 2);
   EXPECT_EQ(stats.tiers(0).evictions_by_reason().at("erased"), 1u);
   EXPECT_EQ(stats.counters().count("tessera_cache_fetches_total"), 1u);
+  EXPECT_EQ(stats.counters().count("tessera_cache_load_queue"), 0u);
+  EXPECT_EQ(stats.gauges().count("tessera_cache_load_queue"), 1u);
+  EXPECT_EQ(stats.gauges().count("tessera_cache_fetches_total"), 0u);
+  EXPECT_EQ(stats.gauges().count("tessera_cache_heap_bytes{part=\"used\"}"), 1u);
   EXPECT_FALSE(stats.draining());
 }
 

@@ -193,6 +193,8 @@ TEST(RocksdbTierTest, EvictedPiecesGiveTheirSpaceBack) {
             << "\n";
   EXPECT_LE(highest, 1.05 * options.capacity_bytes);
   EXPECT_LE(MediumFigure(*tier, "folder_bytes"), options.capacity_bytes);
+  EXPECT_GT(MediumFigure(*tier, "table_cache_bytes"), 0);
+  EXPECT_LE(MediumFigure(*tier, "table_cache_bytes"), 9 << 20) << "the least bound is 8 MiB";
   EXPECT_GT(tier->Stats().entries, 100u);
   for (uint32_t number = 0; number < written; ++number) {
     const auto handle = tier->Get(TestKey(number));
