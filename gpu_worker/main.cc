@@ -154,7 +154,8 @@ absl::Status Serve() {
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> client, CacheClientFromFlags());
   Blender blender(decoder.get(), client.get(), fingerprint, config);
   ServedModel served{ModelName(folder), fingerprint.ToHex(),
-                     absl::GetFlag(FLAGS_blend) && PassesSelfTest(*decoder, config, blender)};
+                     absl::GetFlag(FLAGS_blend) && PassesSelfTest(*decoder, config, blender),
+                     !absl::GetFlag(FLAGS_cache).empty()};
   // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
   ChunkWriter writer(client.get(), config.tokens_per_piece,
                      decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);

@@ -76,7 +76,7 @@ class FetchStream {
 struct ClientCounters {
   uint64_t fetched_bytes = 0;
   uint64_t stored_bytes = 0;
-  uint64_t failed_fetches = 0;  // streams that broke, or could not be opened
+  uint64_t failed_fetches = 0;  // streams that broke or could not be opened, questions unanswered
   uint64_t failed_stores = 0;
   uint64_t checksum_failures = 0;
   uint64_t skipped_calls = 0;  // not tried, because the server kept failing (circuit breaker)
@@ -97,6 +97,12 @@ class CacheClient {
   // Stores the pieces in one stream and waits for the answer, up to `timeout`. Returns how many the
   // server newly holds; a failure is counted and reported as 0.
   virtual size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) = 0;
+
+  // Asks which keys the server does not have now, without moving a byte of KV; waits for the answer
+  // up to `timeout`. One for each key, in order: true for missing. All are when the server cannot
+  // be reached in time.
+  virtual std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                        absl::Duration timeout) = 0;
 
   virtual ClientCounters counters() const = 0;
 };
@@ -120,7 +126,7 @@ struct CacheAddress {
 // later is found. Errors: a file of `address` that cannot be read.
 absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address);
 
-// For a worker without a cache: every fetch misses, every store is dropped.
+// For a worker without a cache: every fetch misses, every store is dropped, every key is missing.
 std::unique_ptr<CacheClient> MakeNullCacheClient();
 
 }  // namespace tessera

@@ -147,6 +147,21 @@ class ChannelCacheClient : public GrpcCacheClient {
     return 0;
   }
 
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    if (!keys.empty() && outcomes_->Allow()) {
+      absl::StatusOr<std::vector<bool>> is_missing = AskMissing(keys, absl::Now() + timeout);
+      if (is_missing.ok()) {
+        outcomes_->FetchSucceeded();
+        return *std::move(is_missing);
+      }
+      outcomes_->FetchFailed();
+      LOG(WARNING) << "event=find_missing_failed keys=" << keys.size() << " error=\""
+                   << is_missing.status().message() << "\"";
+    }
+    return std::vector<bool>(keys.size(), true);
+  }
+
   ClientCounters counters() const override { return outcomes_->counters(); }
   const std::shared_ptr<CallOutcomes>& outcomes() const override { return outcomes_; }
 
@@ -160,7 +175,7 @@ class ChannelCacheClient : public GrpcCacheClient {
 
  private:
   absl::StatusOr<size_t> TryStore(const std::vector<StoreSource>& sources, absl::Time deadline) {
-    ASSIGN_OR_RETURN(const std::vector<StoreSource> missing, FindMissing(sources, deadline));
+    ASSIGN_OR_RETURN(const std::vector<StoreSource> missing, Missing(sources, deadline));
     if (missing.empty()) {
       outcomes_->StoreSucceeded(0);
       return 0;
@@ -175,15 +190,27 @@ class ChannelCacheClient : public GrpcCacheClient {
 
   // Those of the sources that the server does not have, each key once. Asking costs one small round
   // trip, and saves sending pieces that are there already.
-  absl::StatusOr<std::vector<StoreSource>> FindMissing(const std::vector<StoreSource>& sources,
-                                                       absl::Time deadline) {
+  absl::StatusOr<std::vector<StoreSource>> Missing(const std::vector<StoreSource>& sources,
+                                                   absl::Time deadline) {
+    std::vector<ChunkKey> keys;
+    for (const StoreSource& source : sources) keys.push_back(source.key);
+    ASSIGN_OR_RETURN(const std::vector<bool> is_missing, AskMissing(keys, deadline));
     std::vector<StoreSource> missing;
-    for (size_t first = 0; first < sources.size(); first += options_.keys_per_call) {
-      const auto some = absl::MakeConstSpan(sources).subspan(first, options_.keys_per_call);
+    absl::flat_hash_set<ChunkKey> seen;
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const bool sendable = sources[i].layers > 0 && sources[i].slice_bytes > 0;
+      if (sendable && is_missing[i] && seen.insert(keys[i]).second) missing.push_back(sources[i]);
+    }
+    return missing;
+  }
+
+  absl::StatusOr<std::vector<bool>> AskMissing(const std::vector<ChunkKey>& keys,
+                                               absl::Time deadline) {
+    std::vector<bool> is_missing;
+    for (size_t first = 0; first < keys.size(); first += options_.keys_per_call) {
+      const auto some = absl::MakeConstSpan(keys).subspan(first, options_.keys_per_call);
       cache::v1::FindMissingRequest request;
-      for (const StoreSource& source : some) {
-        request.add_keys(std::string(source.key.AsBytes()));
-      }
+      for (const ChunkKey& key : some) request.add_keys(std::string(key.AsBytes()));
       cache::v1::FindMissingResponse response;
       grpc::ClientContext context;
       context.set_deadline(
@@ -194,15 +221,13 @@ class ChannelCacheClient : public GrpcCacheClient {
         return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                             status.error_message());
       }
-      absl::flat_hash_set<std::string> keys(response.missing_keys().begin(),
-                                            response.missing_keys().end());
-      for (const StoreSource& source : some) {
-        const bool sendable = source.layers > 0 && source.slice_bytes > 0;
-        if (sendable && keys.erase(std::string(source.key.AsBytes())) > 0)
-          missing.push_back(source);
+      const absl::flat_hash_set<std::string> missing(response.missing_keys().begin(),
+                                                     response.missing_keys().end());
+      for (const ChunkKey& key : some) {
+        is_missing.push_back(missing.contains(std::string(key.AsBytes())));
       }
     }
-    return missing;
+    return is_missing;
   }
 
   const GrpcCacheClientOptions options_;

@@ -28,6 +28,9 @@ class NullCacheClient : public CacheClient {
     return std::make_unique<NullFetchStream>(targets.size());
   }
   size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration) override {
+    return std::vector<bool>(keys.size(), true);
+  }
   ClientCounters counters() const override { return {}; }
 };
 

@@ -69,6 +69,12 @@ class ShmCacheClient : public CacheClient {
     return store.stored() + grpc_->Store(store.left(), deadline - absl::Now());
   }
 
+  // A small question: shared memory would gain nothing.
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    return grpc_->FindMissing(keys, timeout);
+  }
+
   ClientCounters counters() const override { return grpc_->counters(); }
 
  private:

@@ -251,12 +251,14 @@ absl::StatusOr<bool> ShmSession::SendLoaded(HeldLease* held) {
   if (loaded.empty()) return true;
   const ShmPacket packet =
       MakeShmPacket(ShmType::kLoaded, held->lease.id, ShmNothing(), absl::MakeConstSpan(loaded));
+  // Counted first: who has read the packet finds it in the counters.
+  context_->served_bytes.fetch_add(bytes);
   const absl::Status sent = SendPacket(socket_.get(), packet, {}, absl::InfinitePast());
+  if (!sent.ok()) context_->served_bytes.fetch_sub(bytes);
   blocked_ = absl::IsDeadlineExceeded(sent);
   if (blocked_) return false;  // tried again when the client reads; its lease bounds the wait
   RETURN_IF_ERROR(sent);
   held->next += loaded.size();
-  context_->served_bytes.fetch_add(bytes);
   return true;
 }
 

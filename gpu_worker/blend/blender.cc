@@ -14,6 +14,11 @@ namespace {
 constexpr absl::Duration kShortestFetch = absl::Seconds(1);
 constexpr absl::Duration kLongestFetch = absl::Seconds(60);
 
+std::vector<uint32_t> BosOf(SinkKind sink, const ModelConfig& model) {
+  if (sink != SinkKind::kBos || model.bos_token_id < 0) return {};
+  return {static_cast<uint32_t>(model.bos_token_id)};
+}
+
 }  // namespace
 
 Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest) {
@@ -33,48 +38,68 @@ Blender::Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fi
       client_(*client),
       fingerprint_(fingerprint),
       config_(config),
+      bos_(BosOf(config.sink, decoder->config())),
       chunk_prefill_(decoder) {
   CHECK_GE(config.check_layer, 0);
   CHECK_LT(config.check_layer, decoder->config().layers);
   CHECK_GT(config.tokens_per_piece, 0);
 }
 
+WantedChunk Blender::Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
+                          const std::string& salt) const {
+  return {MakeChunkKey(fingerprint_, salt, sink, tokens), sink, tokens, MakeTenant(salt)};
+}
+
+absl::Duration Blender::FetchTimeout(int64_t tokens) const {
+  return std::clamp(absl::Seconds(static_cast<double>(tokens) * seconds_per_token_), kShortestFetch,
+                    kLongestFetch);
+}
+
+std::unique_ptr<ChunkRun> Blender::MakeChunkRun(absl::Span<const uint32_t> tokens,
+                                                const std::string& salt,
+                                                const CancelFlag* cancelled) {
+  CHECK(!tokens.empty());
+  CHECK(config_.sink != SinkKind::kLead);
+  return std::make_unique<ChunkRun>(&decoder_, &client_, &chunk_prefill_, Want(tokens, bos_, salt),
+                                    config_.tokens_per_piece,
+                                    FetchTimeout(static_cast<int64_t>(tokens.size())), cancelled);
+}
+
 absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
                                            const CancelFlag& cancelled) {
   CHECK(!request.segments.empty());
-  if (request.exact || request.segments.size() == 1) return PrefillExact(request, cancelled);
-  std::vector<uint32_t> bos;
-  if (config_.sink == SinkKind::kBos && decoder_.config().bos_token_id >= 0) {
-    bos.push_back(static_cast<uint32_t>(decoder_.config().bos_token_id));
+  if (request.exact || request.segments.size() == 1) {
+    return PrefillExact(request, cancelled, nullptr);
   }
   int64_t tokens = 0;
   std::vector<WantedChunk> wanted;
   for (size_t i = 0; i + 1 < request.segments.size(); ++i) {
-    WantedChunk want;
-    want.tokens = request.segments[i];
+    absl::Span<const uint32_t> sink;
     if (i > 0) {
-      want.sink = config_.sink == SinkKind::kLead ? absl::MakeConstSpan(request.segments[0])
-                                                  : absl::MakeConstSpan(bos);
+      sink = config_.sink == SinkKind::kLead ? absl::MakeConstSpan(request.segments[0])
+                                             : absl::MakeConstSpan(bos_);
     }
-    want.key = MakeChunkKey(fingerprint_, request.salt, want.sink, want.tokens);
-    want.tenant = MakeTenant(request.salt);
-    tokens += static_cast<int64_t>(want.tokens.size());
-    wanted.push_back(want);
+    wanted.push_back(Want(request.segments[i], sink, request.salt));
+    tokens += static_cast<int64_t>(request.segments[i].size());
   }
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, config_.tokens_per_piece, config_.layerwise,
                   &cancelled);
-  const absl::Duration timeout =
-      std::clamp(absl::Seconds(static_cast<double>(tokens) * seconds_per_token_), kShortestFetch,
-                 kLongestFetch);
-  RETURN_IF_ERROR(loader.Start(wanted, timeout));
+  RETURN_IF_ERROR(loader.Start(wanted, FetchTimeout(tokens)));
   BlendRun run(decoder_, loader, config_, request, cancelled.value());
   ASSIGN_OR_RETURN(Prefilled done, run.Run());
-  done.fresh = loader.TakeFresh();
+  if (request.store) done.fresh = loader.TakeFresh();
   return done;
 }
 
+absl::StatusOr<Prefilled> Blender::PrefillShowing(const BlendRequest& request,
+                                                  const CancelFlag& cancelled,
+                                                  Decoder::OnRows on_rows) {
+  return PrefillExact(request, cancelled, &on_rows);
+}
+
 absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
-                                                const CancelFlag& cancelled) {
+                                                const CancelFlag& cancelled,
+                                                const Decoder::OnRows* on_rows) {
   Prefilled done;
   std::vector<uint32_t> ids;
   for (const std::vector<uint32_t>& segment : request.segments) {
@@ -83,7 +108,10 @@ absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
   }
   done.tokens = static_cast<int64_t>(ids.size());
   done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
-  ASSIGN_OR_RETURN(const Activations last, decoder_.Extend(done.kv, ids, 0, cancelled.value()));
+  ASSIGN_OR_RETURN(const Activations last,
+                   on_rows == nullptr
+                       ? decoder_.Extend(done.kv, ids, 0, cancelled.value())
+                       : decoder_.ExtendShowing(done.kv, ids, 0, cancelled.value(), *on_rows));
   const Activations logits = decoder_.Logits(last);
   done.logits.assign(logits->data, logits->data + logits->cols);
   return done;

@@ -15,6 +15,7 @@
 #include "cache_server/chunk/layout.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/chunk_prefill.h"
+#include "gpu_worker/blend/chunk_run.h"
 #include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/policy.h"
 #include "gpu_worker/model/decoder.h"
@@ -42,6 +43,7 @@ struct BlendRequest {
   std::vector<std::vector<uint32_t>> segments;  // lead, chunks, suffix; none empty
   std::string salt;                             // part of every chunk key
   bool exact = false;                           // plain full prefill, no chunk read or made
+  bool store = true;                            // whether what is computed may be stored
   SelectionPolicy policy;
   double recompute_ratio = 0.15;
   bool correction = false;
@@ -63,7 +65,7 @@ struct Prefilled {
   std::vector<float> logits;             // of the last row, [vocab]
   std::vector<SegmentOutcome> segments;  // one each
   std::vector<int32_t> picked;           // rows that the policy chose, ascending
-  std::vector<FreshChunk> fresh;         // to be stored after the first token is out
+  std::vector<FreshChunk> fresh;         // to be stored after the first token is out, if at all
 };
 
 // Not thread-safe: one request at a time, on the thread that issues device work.
@@ -76,6 +78,17 @@ class Blender {
   // CANCELLED when `cancelled` is set; no other error: a cache that fails only makes it slower.
   absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const CancelFlag& cancelled);
 
+  // A full prefill, whatever the request says, that shows every row (Decoder::ExtendShowing).
+  // CANCELLED, and what `on_rows` returns.
+  absl::StatusOr<Prefilled> PrefillShowing(const BlendRequest& request, const CancelFlag& cancelled,
+                                           Decoder::OnRows on_rows);
+
+  // A segment to be computed alone and stored, under the key that a prompt with this segment asks
+  // for. `tokens` and `cancelled` must outlive it; it and prompts may take turns. Not with the sink
+  // kLead, where a chunk depends on its prompt.
+  std::unique_ptr<ChunkRun> MakeChunkRun(absl::Span<const uint32_t> tokens, const std::string& salt,
+                                         const CancelFlag* cancelled);
+
   const BlendConfig& config() const { return config_; }
 
   // Seconds that computing a token takes here: bounds how long a fetch may take (not slower than
@@ -83,12 +96,17 @@ class Blender {
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:
-  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request, const CancelFlag& cancelled);
+  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request, const CancelFlag& cancelled,
+                                         const Decoder::OnRows* on_rows);
+  WantedChunk Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
+                   const std::string& salt) const;
+  absl::Duration FetchTimeout(int64_t tokens) const;
 
   const Decoder& decoder_;
   CacheClient& client_;
   const ChunkKey fingerprint_;
   const BlendConfig config_;
+  const std::vector<uint32_t> bos_;  // the sink of kBos; empty otherwise
   ChunkPrefill chunk_prefill_;
   double seconds_per_token_ = 0.005;
 };

@@ -27,11 +27,27 @@ absl::Status ChunkPrefill::PlaceSink(absl::Span<const uint32_t> sink,
   return absl::OkStatus();
 }
 
-absl::Status ChunkPrefill::RunPiece(absl::Span<const uint32_t> tokens, int64_t piece,
-                                    int64_t first_position, const std::atomic<bool>& cancelled,
+absl::StatusOr<KvMemory> ChunkPrefill::Begin(absl::Span<const uint32_t> sink, int64_t first_piece,
+                                             const std::atomic<bool>& cancelled,
+                                             const RawChunk& chunk) {
+  const auto behind = static_cast<int64_t>(sink.size());
+  KvMemory kv(decoder_.config(), behind + chunk.tokens());
+  RETURN_IF_ERROR(PlaceSink(sink, cancelled, kv));
+  for (int64_t piece = 0; piece < first_piece; ++piece) {
+    for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
+      decoder_.ops().PlaceSlice(chunk.Slice(piece, layer), behind + chunk.FirstToken(piece),
+                                decoder_.rope(), kv.Layer(layer));
+    }
+  }
+  return kv;
+}
+
+absl::Status ChunkPrefill::RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens,
+                                    int64_t piece, const std::atomic<bool>& cancelled,
                                     const KvMemory& kv, RawChunk& chunk) {
-  const std::vector<int32_t> positions = PositionsFrom(first_position, tokens.size());
-  const Activations h = decoder_.Embed(tokens);
+  const int64_t first = chunk.FirstToken(piece), count = chunk.PieceTokens(piece);
+  const std::vector<int32_t> positions = PositionsFrom(sink_tokens + first, count);
+  const Activations h = decoder_.Embed(tokens.subspan(first, count));
   const int64_t layers = decoder_.config().layers;
   for (int64_t layer = 0; layer < layers; ++layer) {
     if (cancelled) return absl::CancelledError("the request was cancelled");
@@ -47,19 +63,10 @@ absl::Status ChunkPrefill::RunPiece(absl::Span<const uint32_t> tokens, int64_t p
 absl::Status ChunkPrefill::Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,
                                int64_t first_piece, const std::atomic<bool>& cancelled,
                                RawChunk& chunk) {
+  ASSIGN_OR_RETURN(const KvMemory kv, Begin(sink, first_piece, cancelled, chunk));
   const auto behind = static_cast<int64_t>(sink.size());
-  const KvMemory kv(decoder_.config(), behind + chunk.tokens());
-  RETURN_IF_ERROR(PlaceSink(sink, cancelled, kv));
-  for (int64_t piece = 0; piece < first_piece; ++piece) {
-    for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
-      decoder_.ops().PlaceSlice(chunk.Slice(piece, layer), behind + chunk.FirstToken(piece),
-                                decoder_.rope(), kv.Layer(layer));
-    }
-  }
   for (int64_t piece = first_piece; piece < chunk.pieces(); ++piece) {
-    const int64_t first = chunk.FirstToken(piece);
-    RETURN_IF_ERROR(RunPiece(tokens.subspan(first, chunk.PieceTokens(piece)), piece, behind + first,
-                             cancelled, kv, chunk));
+    RETURN_IF_ERROR(RunPiece(behind, tokens, piece, cancelled, kv, chunk));
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "gpu_worker/blend/raw_chunk.h"
 #include "gpu_worker/model/decoder.h"
@@ -26,11 +27,17 @@ class ChunkPrefill {
   absl::Status Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,
                    int64_t first_piece, const std::atomic<bool>& cancelled, RawChunk& chunk);
 
+  // Run in steps, for who does other work in between: Begin gives a memory that holds the sink and
+  // the pieces before first_piece, RunPiece fills the next piece of the chunk and of the memory.
+  // Steps of several chunks may take turns.
+  absl::StatusOr<KvMemory> Begin(absl::Span<const uint32_t> sink, int64_t first_piece,
+                                 const std::atomic<bool>& cancelled, const RawChunk& chunk);
+  absl::Status RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens, int64_t piece,
+                        const std::atomic<bool>& cancelled, const KvMemory& kv, RawChunk& chunk);
+
  private:
   absl::Status PlaceSink(absl::Span<const uint32_t> sink, const std::atomic<bool>& cancelled,
                          const KvMemory& kv);
-  absl::Status RunPiece(absl::Span<const uint32_t> tokens, int64_t piece, int64_t first_position,
-                        const std::atomic<bool>& cancelled, const KvMemory& kv, RawChunk& chunk);
 
   const Decoder& decoder_;
   // The last sink's KV: nearly always the same token, which would cost a decode step for every

@@ -100,23 +100,50 @@ Activations Decoder::Logits(Matrix h) const {
   return logits;
 }
 
+absl::StatusOr<Activations> Decoder::RunBlock(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                              int64_t first, int64_t needed,
+                                              const std::atomic<bool>& cancelled) const {
+  const std::vector<int32_t> positions = PositionsFrom(first, ids.size());
+  Activations h = Embed(ids);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    if (cancelled) return absl::CancelledError("the request was cancelled");
+    RunLayer(layer, positions, kv, h, layer + 1 == config_.layers ? needed : h->rows);
+  }
+  return h;
+}
+
+Activations Decoder::LastRow(Matrix h) const {
+  Activations last(1, config_.hidden);
+  std::memcpy(last->data, h.Row(h.rows - 1), config_.hidden * sizeof(float));
+  return last;
+}
+
 absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                             int64_t first,
                                             const std::atomic<bool>& cancelled) const {
   CHECK(!ids.empty());
   CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
-  Activations last(1, config_.hidden);
+  Activations h;
+  for (size_t done = 0; done < ids.size(); done += kRowBlock) {
+    ASSIGN_OR_RETURN(h, RunBlock(kv, ids.subspan(done, kRowBlock), first + done, 1, cancelled));
+  }
+  return LastRow(h);
+}
+
+absl::StatusOr<Activations> Decoder::ExtendShowing(const KvMemory& kv,
+                                                   absl::Span<const uint32_t> ids, int64_t first,
+                                                   const std::atomic<bool>& cancelled,
+                                                   OnRows on_rows) const {
+  CHECK(!ids.empty());
+  CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
+  Activations h;
   for (size_t done = 0; done < ids.size(); done += kRowBlock) {
     const absl::Span<const uint32_t> block = ids.subspan(done, kRowBlock);
-    const std::vector<int32_t> positions = PositionsFrom(first + done, block.size());
-    const Activations h = Embed(block);
-    for (int64_t layer = 0; layer < config_.layers; ++layer) {
-      if (cancelled) return absl::CancelledError("the request was cancelled");
-      RunLayer(layer, positions, kv, h, layer + 1 == config_.layers ? 1 : h->rows);
-    }
-    std::memcpy(last->data, h->Row(h->rows - 1), config_.hidden * sizeof(float));
+    const auto rows = static_cast<int64_t>(block.size());
+    ASSIGN_OR_RETURN(h, RunBlock(kv, block, first + done, rows, cancelled));
+    RETURN_IF_ERROR(on_rows(first + static_cast<int64_t>(done), h));
   }
-  return last;
+  return LastRow(h);
 }
 
 }  // namespace tessera

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "gpu_worker/device/ops.h"
@@ -71,11 +72,27 @@ class Decoder {
   absl::StatusOr<Activations> Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                      int64_t first, const std::atomic<bool>& cancelled) const;
 
+  // Shown the hidden rows after the last layer of positions first .. first + h.rows; an error ends
+  // the run.
+  using OnRows = absl::FunctionRef<absl::Status(int64_t first, Matrix h)>;
+
+  // Extend that carries every row through the last layer and shows them all, in order, at most
+  // kRowBlock at a time. Errors: as Extend, and those of `on_rows`.
+  absl::StatusOr<Activations> ExtendShowing(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                            int64_t first, const std::atomic<bool>& cancelled,
+                                            OnRows on_rows) const;
+
   // Rows that a layer's widest buffers are made for at a time: bounds memory for long prompts.
   static constexpr int64_t kRowBlock = 512;
 
  private:
   Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops);
+
+  // All layers over one block of rows, of which the last `needed` are carried through the last one.
+  absl::StatusOr<Activations> RunBlock(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                       int64_t first, int64_t needed,
+                                       const std::atomic<bool>& cancelled) const;
+  Activations LastRow(Matrix h) const;
 
   const ModelConfig config_;
   const Weights weights_;

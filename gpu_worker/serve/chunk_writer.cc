@@ -38,37 +38,68 @@ ChunkWriter::~ChunkWriter() {
   thread_.join();
 }
 
+ChunkWriter::Room ChunkWriter::TryReserve(int64_t bytes) {
+  Room room;
+  if (pending_bytes_.fetch_add(bytes) + bytes > most_bytes_) {
+    pending_bytes_ -= bytes;
+    return room;
+  }
+  room.pending_ = &pending_bytes_;
+  room.bytes_ = bytes;
+  return room;
+}
+
 void ChunkWriter::Write(std::vector<FreshChunk> chunks) {
   Job job;
   for (FreshChunk& fresh : chunks) {
-    const int64_t bytes = BytesOf(fresh);
-    if (pending_bytes_.fetch_add(bytes) + bytes > most_bytes_) {
-      pending_bytes_ -= bytes;
+    Room room = TryReserve(BytesOf(fresh));
+    if (room.bytes() == 0) {
       ++dropped_;
       continue;
     }
-    job.bytes += bytes;
+    job.rooms.push_back(std::move(room));
     job.chunks.push_back(std::move(fresh));
   }
   if (job.chunks.empty()) return;
-  const int64_t bytes = job.bytes;
   const size_t count = job.chunks.size();
+  if (!queue_.TryPush(std::move(job))) dropped_ += count;
+}
+
+void ChunkWriter::Store(AwaitedStore store, Room room) {
+  Job job;
+  job.rooms.push_back(std::move(room));
+  job.awaited = std::move(store);
   if (queue_.TryPush(std::move(job))) return;
-  pending_bytes_ -= bytes;
-  dropped_ += count;
+  job.awaited.done(
+      absl::ResourceExhaustedError("too many chunks wait to be stored: try again later"));
 }
 
 void ChunkWriter::Work() {
   while (std::optional<Job> job = queue_.Pop()) {
     const absl::Duration left = absl::FromUnixMillis(stop_by_ms_) - absl::Now();
     const absl::Duration timeout = std::min(kStoreTimeout, left);
-    if (timeout > absl::ZeroDuration()) {
+    if (job->awaited.done != nullptr) {
+      RunAwaited(*job, timeout);
+    } else if (timeout > absl::ZeroDuration()) {
       client_.Store(SourcesOf(job->chunks, tokens_per_piece_), timeout);
     } else {
       dropped_ += job->chunks.size();
     }
-    pending_bytes_ -= job->bytes;
   }
+}
+
+// What Store counts is what is new to the cache; only asking tells what it has. The room is free
+// again before anyone can know that the store is done.
+void ChunkWriter::RunAwaited(Job& job, absl::Duration timeout) {
+  const AwaitedStore& store = job.awaited;
+  absl::StatusOr<size_t> missing = absl::UnavailableError("the worker is shutting down");
+  if (timeout > absl::ZeroDuration()) {
+    client_.Store(store.sources, timeout);
+    const std::vector<bool> is_missing = client_.FindMissing(store.keys, timeout);
+    missing = static_cast<size_t>(std::count(is_missing.begin(), is_missing.end(), true));
+  }
+  job.rooms.clear();
+  store.done(missing);
 }
 
 }  // namespace tessera

@@ -3,70 +3,52 @@
 #define TESSERA_GPU_WORKER_SERVE_ENGINE_H_
 
 #include <atomic>
-#include <cstdint>
-#include <functional>
+#include <cstddef>
 #include <memory>
-#include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
-#include "base/bounded_queue.h"
 #include "base/cancel_flag.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/model/decoder.h"
+#include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/chunk_writer.h"
-#include "gpu_worker/serve/sampler.h"
+#include "gpu_worker/serve/generation.h"
+#include "gpu_worker/serve/work_queue.h"
 
 namespace tessera {
 
-// What happens to a request, told on the engine's thread. Calls must not block for long.
-class GenerationListener {
- public:
-  virtual ~GenerationListener() = default;
-  // After prefill, just before the first token.
-  virtual void OnStarted(const Prefilled& prefilled, absl::Duration queued,
-                         absl::Duration prefill) = 0;
-  virtual void OnToken(const SampledToken& token) = 0;
-  // Last, and always: OK with the reason, or why it ended early. ended: an end token was sampled
-  // (otherwise it is max_new_tokens).
-  virtual void OnFinished(const absl::Status& status, bool ended, int64_t tokens) = 0;
-};
-
-struct Generation {
-  std::string request_id;
-  BlendRequest prompt;  // max_new_tokens >= 1
-  SamplingParams sampling;
-  std::vector<uint32_t> end_tokens;
-  std::shared_ptr<CancelFlag> cancelled;  // set by anyone, at any time
-  std::unique_ptr<GenerationListener> listener;
-  absl::Time submitted;
-};
-
-// Thread-safe. Requests run one after the other, in the order they came.
+// Thread-safe. Requests to generate run one after the other, in the order of their priority and
+// then in the order they came. Chunks are computed, a piece at a time, while none of them waits.
 class Engine {
  public:
-  // All must outlive the engine. capacity: requests that may wait.
+  // Chunks that may wait beside the running one.
+  static constexpr size_t kMostChunks = 256;
+
+  // All must outlive the engine. capacity: requests to generate that may wait.
   Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, size_t capacity);
-  // Cancels the running request and drops those that wait, telling their listeners.
+  // Cancels what runs and drops what waits, telling the listeners.
   ~Engine();
 
   // RESOURCE_EXHAUSTED when the queue is full; the listener then hears nothing.
   absl::Status Submit(std::unique_ptr<Generation> generation);
+  absl::Status Submit(std::unique_ptr<ChunkWork> chunk);
 
  private:
+  template <typename Task>
+  absl::Status Push(std::unique_ptr<Task> work);
   void Work();
-  void Run(Generation& generation);
+  void RunGeneration(Generation& generation);
+  void StepChunk();
   void SetRunning(std::shared_ptr<CancelFlag> cancelled);
-  absl::Status Decode(Generation& generation, Prefilled& prefilled, int64_t& tokens, bool& ended);
 
   const Decoder& decoder_;
   Blender& blender_;
   ChunkWriter& writer_;
-  BoundedQueue<std::unique_ptr<Generation>> queue_;
+  WorkQueue queue_;
+  std::unique_ptr<ChunkTask> chunk_;  // under way; only used by thread_
   std::atomic<bool> stopping_ = false;
   absl::Mutex mutex_;
   // The running request's flag; null between requests.

@@ -1,16 +1,36 @@
 #include "gpu_worker/serve/request_check.h"
 
-#include <cmath>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/status_macros.h"
+#include "gpu_worker/serve/sampling_check.h"
 
 namespace tessera {
 namespace {
 
 using worker::v1::GenerateRequest;
+
+constexpr uint32_t kMostAnswers = 128;
+constexpr uint32_t kMostTopLogprobs = 20;
+constexpr int kMostStopTokens = 1024;
+
+absl::Status CheckIds(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& ids,
+                      int64_t vocab) {
+  for (uint32_t id : ids) {
+    if (id < vocab) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": token id ", id, " is not below the vocabulary's ", vocab));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMost(absl::string_view field, uint32_t value, uint32_t most) {
+  if (value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ": set it to at most ", most));
+}
 
 absl::Status CheckSegments(const GenerateRequest& request, int64_t vocab, BlendRequest& prompt,
                            int64_t& tokens) {
@@ -23,11 +43,7 @@ absl::Status CheckSegments(const GenerateRequest& request, int64_t vocab, BlendR
       return absl::InvalidArgumentError(
           absl::StrCat("segments[", i, "] is empty; leave out empty segments"));
     }
-    for (uint32_t id : ids) {
-      if (id < vocab) continue;
-      return absl::InvalidArgumentError(absl::StrCat("segments[", i, "]: token id ", id,
-                                                     " is not below the vocabulary's ", vocab));
-    }
+    RETURN_IF_ERROR(CheckIds(absl::StrCat("segments[", i, "]"), ids, vocab));
     prompt.segments.emplace_back(ids.begin(), ids.end());
     tokens += ids.size();
   }
@@ -55,7 +71,16 @@ absl::Status CheckLength(const GenerateRequest& request, int64_t tokens, int64_t
 absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defaults,
                         bool blend_enabled, BlendRequest& prompt) {
   const auto& blend = request.blend();
-  prompt.exact = !blend_enabled || blend.mode() == worker::v1::EXACT;
+  if (!worker::v1::BlendMode_IsValid(blend.mode())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("blend.mode is ", static_cast<int>(blend.mode()),
+                     ": send 1 (auto), 2 (exact), 3 (blend) or 4 (off)"));
+  }
+  // A full prefill reads and stores no chunks: exact and off are the same as long as there are no
+  // blocks of exact prefixes.
+  prompt.exact = !blend_enabled || blend.mode() == worker::v1::EXACT ||
+                 blend.mode() == worker::v1::OFF || request.has_prompt_logprobs();
+  prompt.store = !blend.has_store() || blend.store();
   prompt.policy = defaults.policy;
   if (!blend.policy().empty()) {
     ASSIGN_OR_RETURN(prompt.policy, SelectionPolicy::Parse(blend.policy()));
@@ -72,18 +97,26 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
   return absl::OkStatus();
 }
 
-absl::Status CheckSampling(const GenerateRequest& request, SamplingParams& sampling) {
-  const auto& from = request.sampling();
-  if (!std::isfinite(from.temperature()) || from.temperature() < 0) {
-    return absl::InvalidArgumentError("temperature must be 0 or more");
+absl::Status CheckAnswers(const GenerateRequest& request, const ModelConfig& model,
+                          Generation& generation) {
+  RETURN_IF_ERROR(CheckMost("n", request.n(), kMostAnswers));
+  RETURN_IF_ERROR(CheckMost("top_logprobs", request.top_logprobs(), kMostTopLogprobs));
+  RETURN_IF_ERROR(CheckMost("prompt_logprobs", request.prompt_logprobs(), kMostTopLogprobs));
+  const auto& stop = request.stop_token_ids();
+  if (stop.size() > kMostStopTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("stop_token_ids has ", stop.size(),
+                                                   " tokens: send at most ", kMostStopTokens));
   }
-  if (!(from.top_p() >= 0 && from.top_p() <= 1)) {
-    return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
-  }
-  sampling.temperature = from.temperature();
-  sampling.top_p = from.top_p() == 0 ? 1.0f : from.top_p();
-  sampling.top_k = from.top_k();
-  sampling.seed = from.has_seed() ? from.seed() : std::random_device{}();
+  RETURN_IF_ERROR(CheckIds("stop_token_ids", stop, model.vocab));
+  generation.answers = request.n() == 0 ? 1 : request.n();
+  generation.sampling.top_logprobs = request.top_logprobs();
+  if (request.has_prompt_logprobs()) generation.prompt_logprobs = request.prompt_logprobs();
+  generation.priority = request.priority();
+  std::vector<uint32_t>& masked = generation.sampling.masked_tokens;
+  masked.assign(stop.begin(), stop.end());
+  masked.insert(masked.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
+  generation.end_tokens = masked;
+  if (request.ignore_eos()) generation.end_tokens.resize(stop.size());
   return absl::OkStatus();
 }
 
@@ -99,14 +132,30 @@ absl::StatusOr<std::unique_ptr<Generation>> CheckRequest(const GenerateRequest& 
   RETURN_IF_ERROR(CheckSegments(request, model.vocab, generation->prompt, tokens));
   RETURN_IF_ERROR(CheckLength(request, tokens, max_len, generation->prompt));
   RETURN_IF_ERROR(CheckBlend(request, defaults, blend_enabled, generation->prompt));
-  RETURN_IF_ERROR(CheckSampling(request, generation->sampling));
+  RETURN_IF_ERROR(CheckSampling(request.sampling(), model.vocab, generation->prompt.max_new_tokens,
+                                generation->sampling));
+  RETURN_IF_ERROR(CheckAnswers(request, model, *generation));
   generation->prompt.salt = request.cache_salt();
-  generation->end_tokens.assign(request.stop_token_ids().begin(), request.stop_token_ids().end());
-  if (!request.ignore_eos()) {
-    generation->end_tokens.insert(generation->end_tokens.end(), model.eos_token_ids.begin(),
-                                  model.eos_token_ids.end());
-  }
   return generation;
+}
+
+absl::StatusOr<std::unique_ptr<ChunkWork>> CheckRequest(
+    const worker::v1::PrefillChunkRequest& request, const ModelConfig& model, int64_t max_len) {
+  const auto& ids = request.segment().token_ids();
+  if (ids.empty()) {
+    return absl::InvalidArgumentError("segment is empty; send at least one token");
+  }
+  if (ids.size() > max_len - 1) {
+    return absl::InvalidArgumentError(absl::StrCat("segment has ", ids.size(),
+                                                   " tokens, but a chunk may have ", max_len - 1,
+                                                   ": cut the text into shorter ones"));
+  }
+  RETURN_IF_ERROR(CheckIds("segment", ids, model.vocab));
+  auto work = std::make_unique<ChunkWork>();
+  work->request_id = request.request_id();
+  work->tokens.assign(ids.begin(), ids.end());
+  work->salt = request.cache_salt();
+  return work;
 }
 
 }  // namespace tessera

@@ -1,4 +1,4 @@
-// From the wire to a request that the engine may run.
+// From the wire to work that the engine may run.
 #ifndef TESSERA_GPU_WORKER_SERVE_REQUEST_CHECK_H_
 #define TESSERA_GPU_WORKER_SERVE_REQUEST_CHECK_H_
 
@@ -7,7 +7,8 @@
 #include "absl/status/statusor.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/model/decoder.h"
-#include "gpu_worker/serve/engine.h"
+#include "gpu_worker/serve/chunk_work.h"
+#include "gpu_worker/serve/generation.h"
 #include "proto/worker.pb.h"
 
 namespace tessera {
@@ -18,6 +19,10 @@ absl::StatusOr<std::unique_ptr<Generation>> CheckRequest(const worker::v1::Gener
                                                          const ModelConfig& model, int64_t max_len,
                                                          const BlendConfig& defaults,
                                                          bool blend_enabled);
+
+// The same for a chunk; `done` and the cancel flag are the caller's.
+absl::StatusOr<std::unique_ptr<ChunkWork>> CheckRequest(
+    const worker::v1::PrefillChunkRequest& request, const ModelConfig& model, int64_t max_len);
 
 }  // namespace tessera
 

@@ -1,45 +1,90 @@
 // The next token from a row of logits.
+//
+// In this order:
+//   1. logit_bias is added
+//   2. the penalties: repetition (Keskar et al. 2019, section 4.1; of prompt and answer), then
+//      frequency and presence (OpenAI's definition; of the answer)
+//   3. masked tokens get no chance while fewer than min_tokens were drawn
+//   4. greedy: the largest. Otherwise all is divided by the temperature
+//   5. top_k: the k likeliest stay
+//   6. top_p (Holtzman et al. 2020): of these the shortest run of likeliest ones that reaches top_p
+//      of their mass
+//   7. min_p (Nguyen et al. 2024): of these the ones at least min_p times as likely as the
+//   likeliest
+//   8. one is drawn by its share
+// 1 to 3 are vLLM's order (vllm/v1/sample/sampler.py: logits processors, penalties, then sample); 4
+// to 7 are Hugging Face's (transformers/generation/utils.py, _get_logits_processor: temperature,
+// top_k, top_p, min_p). Where vLLM applies min_p before top_p, the same tokens stay unless min_p
+// cuts so much that top_p of what is left cuts again.
 #ifndef TESSERA_GPU_WORKER_SERVE_SAMPLER_H_
 #define TESSERA_GPU_WORKER_SERVE_SAMPLER_H_
 
 #include <cstdint>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
+#include "gpu_worker/serve/logprobs.h"
 
 namespace tessera {
 
+// Ids are below the vocabulary's size, but for masked ones.
 struct SamplingParams {
   float temperature = 0;  // 0: greedy
-  float top_p = 1;        // nucleus (Holtzman et al. 2020), (0, 1]
+  float top_p = 1;        // (0, 1]
   uint32_t top_k = 0;     // 0: all
+  float min_p = 0;        // [0, 1]; 0: all
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  float repetition_penalty = 1;                        // above 0
+  std::vector<std::pair<uint32_t, float>> logit_bias;  // each id once
+  uint32_t min_tokens = 0;
+  std::vector<uint32_t> masked_tokens;  // for as long as min_tokens says
+  uint32_t top_logprobs = 0;            // reported beside each token
   uint64_t seed = 0;
 };
 
+// Logprobs are of the logits as they were given, before all of the steps above.
 struct SampledToken {
   uint32_t id = 0;
-  float logprob =
-      0;  // natural logarithm of its probability at temperature 1, before top_p and top_k
+  float logprob = 0;
+  std::vector<TokenLogprob> top;  // top_logprobs of them, likeliest first
 };
 
-// One per request: the n-th token depends on the seed and on what was drawn before, never on other
+// One per answer: the n-th token depends on the seed and on what was drawn before, never on other
 // requests. Not thread-safe.
 class Sampler {
  public:
-  explicit Sampler(const SamplingParams& params) : params_(params), random_(params.seed) {}
+  // prompt: the tokens before the answer, for the repetition penalty.
+  explicit Sampler(const SamplingParams& params,
+                   absl::Span<const std::vector<uint32_t>> prompt = {});
 
-  // Equal logits go to the lower id.
+  // Equal logits go to the lower id. The row is read a few times and never sorted as a whole.
   SampledToken Next(absl::Span<const float> logits);
 
  private:
+  bool penalizes_answer() const;
+  // Steps 1 to 3; the row itself when there is nothing to do.
+  absl::Span<const float> Adjust(absl::Span<const float> logits);
   uint32_t Draw(absl::Span<const float> logits);
+  // The tokens that stay after steps 5 to 7 and their weights, likeliest first.
+  void Truncate(absl::Span<const float> logits, float top);
+  double WeightOf(float logit, float top) const;
   // A number in [0, 1) made from 53 bits: the same on every machine, as the standard's
   // distributions are not.
   double Uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
   const SamplingParams params_;
   std::mt19937_64 random_;
+  uint32_t drawn_ = 0;
+  // Tokens that a penalty touches, with how often the answer has them; 0: only the prompt does.
+  absl::flat_hash_map<uint32_t, uint32_t> seen_;
+  // Kept between calls for their memory.
+  std::vector<float> adjusted_;
+  std::vector<uint32_t> ids_;
+  std::vector<double> weights_;
 };
 
 }  // namespace tessera

@@ -16,6 +16,7 @@ struct ServedModel {
   std::string name;           // that clients give
   std::string fingerprint;    // hex
   bool blend_enabled = true;  // false: every request runs exact
+  bool has_cache = true;      // false: nothing is stored anywhere, and PrefillChunk is refused
 };
 
 // The running server; destroying it ends it.

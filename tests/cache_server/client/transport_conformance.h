@@ -157,6 +157,38 @@ TYPED_TEST_P(TransportConformance, MissesAreData) {
   EXPECT_TRUE(this->client_->Fetch({}, this->Within(kLong))->WaitForHeader().empty());
 }
 
+TYPED_TEST_P(TransportConformance, FindMissingMovesNothing) {
+  this->server_.Put(1, kSmall);
+  this->server_.PutBelow(3, kSmall);
+  std::vector<ChunkKey> keys;
+  std::vector<bool> missing;
+  for (const uint32_t number : {0, 1, 2, 3, 1, 0}) {
+    keys.push_back(TestKey(number));
+    missing.push_back(number % 2 == 0);
+  }
+  EXPECT_EQ(this->client_->FindMissing(keys, kLong), missing);
+  // More keys than go in one call.
+  for (uint32_t number = 1000; number < 1600; ++number) {
+    keys.push_back(TestKey(number));
+    missing.push_back(true);
+  }
+  keys.push_back(TestKey(1));
+  missing.push_back(false);
+  EXPECT_EQ(this->client_->FindMissing(keys, kLong), missing);
+  EXPECT_TRUE(this->client_->FindMissing({}, kLong).empty());
+  EXPECT_EQ(this->client_->counters().fetched_bytes, 0u);
+  EXPECT_EQ(this->client_->counters().failed_fetches, 0u);
+}
+
+TYPED_TEST_P(TransportConformance, FindMissingOfAServerThatEndedIsAllMissing) {
+  this->server_.Put(1, kSmall);
+  const std::vector<ChunkKey> keys = {TestKey(0), TestKey(1)};
+  EXPECT_EQ(this->client_->FindMissing(keys, kLong), (std::vector<bool>{true, false}));
+  this->server_.Stop();
+  EXPECT_EQ(this->client_->FindMissing(keys, kLong), (std::vector<bool>{true, true}));
+  EXPECT_EQ(this->client_->counters().failed_fetches, 1u);
+}
+
 TYPED_TEST_P(TransportConformance, OtherSizesAreAMiss) {
   this->server_.Put(0, kShape);
   this->server_.Put(1, kShape);
@@ -384,7 +416,8 @@ TYPED_TEST_P(TransportConformance, EvictionNeverGivesWrongBytes) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(TransportConformance, StoreThenFetchIntoMemory, FetchInPlace,
-                            StoredAgainIsNotSentAgain, MissesAreData, OtherSizesAreAMiss,
+                            StoredAgainIsNotSentAgain, MissesAreData, FindMissingMovesNothing,
+                            FindMissingOfAServerThatEndedIsAllMissing, OtherSizesAreAMiss,
                             ThousandKeys, LayersComeInOrderAndOthersDoNotWaitForThem,
                             StopAtFirstMiss, LoadedFromALowerTier, GoneBeforeItWasLoaded,
                             ErasedWhileReadStaysRight, DroppingAStreamFreesItsPins,

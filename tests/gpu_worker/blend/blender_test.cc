@@ -191,6 +191,10 @@ class BreakingClient final : public CacheClient {
   size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
     return real_.Store(sources, timeout);
   }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    return real_.FindMissing(keys, timeout);
+  }
   ClientCounters counters() const override { return real_.counters(); }
 
  private:
@@ -243,6 +247,9 @@ class StuckClient final : public CacheClient {
     return std::make_unique<Stream>(this, targets.size());
   }
   size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration) override {
+    return std::vector<bool>(keys.size(), false);
+  }
   ClientCounters counters() const override { return {}; }
 
   absl::Notification waiting;

@@ -24,6 +24,9 @@ class SlowClient final : public CacheClient {
     stored += sources.size();
     return sources.size();
   }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration) override {
+    return std::vector<bool>(keys.size(), stored == 0);
+  }
   ClientCounters counters() const override { return {}; }
 
   absl::Notification entered, go_on;
@@ -63,6 +66,39 @@ TEST(ChunkWriterTest, StoresWhatWaitsBeforeItEnds) {
     writer.Write({});
   }
   EXPECT_EQ(client.stored, 20u);
+}
+
+TEST(ChunkWriterTest, WhoAwaitsAStoreHearsHowItEnded) {
+  const ModelConfig model = *ParseModelConfig(TinyLlamaConfig());
+  const RawChunk size(model, 16, 16);
+  const int64_t bytes = size.SliceBytes(0) * size.layers();
+  SlowClient client;
+  absl::Notification first_done;
+  std::vector<absl::StatusOr<size_t>> heard;
+  {
+    ChunkWriter writer(&client, 16, 2 * bytes);
+    ChunkWriter::Room room = writer.TryReserve(2 * bytes);
+    EXPECT_EQ(room.bytes(), 2 * bytes);
+    EXPECT_EQ(writer.TryReserve(1).bytes(), 0);
+    AwaitedStore store;
+    store.chunk = std::make_unique<RawChunk>(model, 16, 16);
+    store.sources = {{ChunkKey(), 3, 64, store.chunk->PieceMemory(0)}};
+    store.keys = {ChunkKey(), ChunkKey()};
+    store.done = [&](absl::StatusOr<size_t> missing) {
+      heard.push_back(missing);
+      // The room is free by then: who sends one chunk after the other is not refused.
+      EXPECT_EQ(writer.TryReserve(2 * bytes).bytes(), 2 * bytes);
+      first_done.Notify();
+    };
+    writer.Store(std::move(store), std::move(room));
+    client.entered.WaitForNotification();
+    EXPECT_EQ(writer.TryReserve(1).bytes(), 0) << "it still counts";
+    client.go_on.Notify();
+    first_done.WaitForNotification();
+  }
+  ASSERT_EQ(heard.size(), 1u);
+  ASSERT_TRUE(heard[0].ok());
+  EXPECT_EQ(*heard[0], 0u);
 }
 
 }  // namespace

@@ -1,97 +1,20 @@
-// The worker as a client sees it: a real server over a tiny model, with a real cache server behind.
+// The worker's service: what it says of itself, cancellation, its bounds, and a cache that dies.
 #include "gpu_worker/serve/worker_service.h"
 
-#include <grpcpp/grpcpp.h>
-
-#include <memory>
+#include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
-#include "proto/worker.grpc.pb.h"
-#include "tests/gpu_worker/blend/tiny_blend.h"
+#include "tests/gpu_worker/serve/worker_fixture.h"
 
 namespace tessera {
 namespace {
 
-using worker::v1::GenerateRequest;
-using worker::v1::GenerateResponse;
-
-struct Answer {
-  grpc::Status status;
-  worker::v1::Started started;
-  std::vector<uint32_t> ids;
-  worker::v1::Finished finished;
-};
-
-class WorkerServiceTest : public TinyBlendTest {
- protected:
-  void SetUp() override {
-    TinyBlendTest::SetUp();
-    StartWorker(/*queue=*/8);
-  }
-
-  void StartWorker(size_t queue) {
-    writer_ = std::make_unique<ChunkWriter>(client_.get(), worker_->config.tokens_per_piece,
-                                            /*most_bytes=*/1 << 24);
-    engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
-                                       writer_.get(), queue);
-    auto server = StartWorkerServer("127.0.0.1:0", {"tiny", "fingerprint", true},
-                                    worker_->decoder.get(), &worker_->config, engine_.get());
-    ASSERT_TRUE(server.ok()) << server.status();
-    worker_server_ = std::move(*server);
-    stub_ = worker::v1::Worker::NewStub(grpc::CreateChannel(
-        absl::StrCat("127.0.0.1:", worker_server_->port()), grpc::InsecureChannelCredentials()));
-  }
-
-  void TearDown() override {
-    worker_server_.reset();
-    engine_.reset();
-    writer_.reset();
-  }
-
-  GenerateRequest Request(const std::vector<std::vector<uint32_t>>& segments,
-                          uint32_t max_tokens = 5) {
-    GenerateRequest request;
-    for (const auto& ids : segments) {
-      request.add_segments()->mutable_token_ids()->Assign(ids.begin(), ids.end());
-    }
-    request.set_max_tokens(max_tokens);
-    request.set_ignore_eos(true);
-    return request;
-  }
-
-  Answer Generate(const GenerateRequest& request) {
-    grpc::ClientContext context;
-    auto reader = stub_->Generate(&context, request);
-    Answer answer;
-    GenerateResponse response;
-    while (reader->Read(&response)) {
-      if (response.has_started()) answer.started = response.started();
-      if (response.has_token()) answer.ids.push_back(response.token().id());
-      if (response.has_finished()) answer.finished = response.finished();
-    }
-    answer.status = reader->Finish();
-    return answer;
-  }
-
-  // The writer stores in the background; it is done when its destructor returns.
-  void WaitForStores() {
-    worker_server_.reset();
-    engine_.reset();
-    writer_.reset();
-    StartWorker(8);
-  }
-
-  std::unique_ptr<ChunkWriter> writer_;
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<WorkerServer> worker_server_;
-  std::unique_ptr<worker::v1::Worker::Stub> stub_;
-};
+class WorkerServiceTest : public WorkerFixture {};
 
 TEST_F(WorkerServiceTest, SaysWhatItServes) {
   grpc::ClientContext context;
@@ -208,8 +131,6 @@ TEST_F(WorkerServiceTest, CancellingStopsTheWorkAndFreesTheQueue) {
 }
 
 TEST_F(WorkerServiceTest, AFullQueueIsRefused) {
-  worker_server_.reset();
-  engine_.reset();
   StartWorker(/*queue=*/1);
   // One runs, one waits, the third is refused; which call is which depends on the network.
   std::vector<std::thread> threads;

@@ -1,0 +1,101 @@
+#include "gpu_worker/blend/chunk_run.h"
+
+#include <algorithm>
+
+#include "absl/status/statusor.h"
+#include "base/status_macros.h"
+#include "glog/logging.h"
+
+namespace tessera {
+namespace {
+
+// Answers come at once, or the client's own patience ends first.
+constexpr absl::Duration kAskTimeout = absl::Seconds(10);
+
+}  // namespace
+
+ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
+                   const WantedChunk& wanted, int64_t tokens_per_piece,
+                   absl::Duration fetch_timeout, const CancelFlag* cancelled)
+    : client_(*client),
+      prefill_(*prefill),
+      wanted_(wanted),
+      fetch_timeout_(fetch_timeout),
+      cancelled_(*cancelled),
+      chunk_(std::make_unique<RawChunk>(
+          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)) {
+  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
+    piece_keys_.push_back(PieceKeyOf(wanted.key, tokens_per_piece, piece));
+  }
+  missing_.assign(piece_keys_.size(), true);
+}
+
+void ChunkRun::Ask() {
+  missing_ = client_.FindMissing(piece_keys_, kAskTimeout);
+  next_ = std::find(missing_.begin(), missing_.end(), true) - missing_.begin();
+  end_ = missing_.rend() - std::find(missing_.rbegin(), missing_.rend(), true);
+}
+
+absl::Status ChunkRun::Step() {
+  CHECK(!done());
+  if (!loaded_) RETURN_IF_ERROR(Load());
+  RETURN_IF_ERROR(prefill_.RunPiece(static_cast<int64_t>(wanted_.sink.size()), wanted_.tokens,
+                                    next_, cancelled_.value(), kv_, *chunk_));
+  ++next_;
+  return absl::OkStatus();
+}
+
+// A piece that does not come whole is computed, and all that follow it up to the last missing one.
+absl::Status ChunkRun::Load() {
+  const int64_t wanted = next_;
+  if (wanted > 0) {
+    std::vector<FetchTarget> targets;
+    for (int64_t piece = 0; piece < wanted; ++piece) {
+      targets.push_back({piece_keys_[piece], static_cast<uint32_t>(chunk_->layers()),
+                         static_cast<uint64_t>(chunk_->SliceBytes(piece)),
+                         chunk_->PieceMemory(piece)});
+    }
+    // Both end here: what is late must not be written over what is computed.
+    const auto stream = client_.Fetch(std::move(targets), {.timeout = fetch_timeout_});
+    const CancelFlag::Hook on_cancelled(cancelled_, [&] { stream->Cancel(); });
+    bool whole = true;
+    for (next_ = 0; next_ < wanted; ++next_) {
+      for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
+        whole = stream->WaitForSlice(next_, layer);
+      }
+      if (!whole) break;
+    }
+  }
+  if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
+  for (int64_t piece = next_; piece < wanted; ++piece) missing_[piece] = true;
+  ASSIGN_OR_RETURN(kv_, prefill_.Begin(wanted_.sink, next_, cancelled_.value(), *chunk_));
+  loaded_ = true;
+  return absl::OkStatus();
+}
+
+int64_t ChunkRun::bytes() const {
+  int64_t bytes = 0;
+  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) bytes += BytesOf(piece);
+  return bytes;
+}
+
+int64_t ChunkRun::cached_tokens() const {
+  int64_t tokens = 0;
+  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
+    if (!missing_[piece]) tokens += chunk_->PieceTokens(piece);
+  }
+  return tokens;
+}
+
+std::vector<StoreSource> ChunkRun::Sources() const {
+  std::vector<StoreSource> sources;
+  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
+    if (!missing_[piece]) continue;
+    sources.push_back({piece_keys_[piece], static_cast<uint32_t>(chunk_->layers()),
+                       static_cast<uint64_t>(chunk_->SliceBytes(piece)), chunk_->PieceMemory(piece),
+                       wanted_.tenant});
+  }
+  return sources;
+}
+
+}  // namespace tessera

@@ -1,0 +1,79 @@
+#include "gpu_worker/serve/chunk_work.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/time/clock.h"
+#include "glog/logging.h"
+
+namespace tessera {
+namespace {
+
+// Of a request's id, so much is logged.
+constexpr size_t kShownId = 128;
+
+void LogStored(const ChunkWork& work, const ChunkReport& report) {
+  LOG(INFO) << "event=chunk_prefilled request="
+            << absl::CHexEscape(work.request_id.substr(0, kShownId))
+            << " chunk=" << report.key.ToHex().substr(0, 16) << " tokens=" << report.tokens
+            << " cached_tokens=" << report.cached_tokens << " bytes=" << report.bytes
+            << " rejected_pieces=" << report.rejected_pieces
+            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - work.submitted);
+}
+
+}  // namespace
+
+bool ChunkTask::Step() {
+  const absl::Status status = run_ == nullptr ? Start() : run_->Step();
+  if (!status.ok()) {
+    work_->done(status);
+    return false;
+  }
+  if (!run_->done()) return true;
+  Store();
+  return false;
+}
+
+absl::Status ChunkTask::Start() {
+  run_ = blender_.MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get());
+  run_->Ask();
+  if (run_->done()) return absl::OkStatus();
+  // Before it is computed: a chunk that cannot be stored is of no use here.
+  room_ = writer_.TryReserve(run_->bytes());
+  if (room_.bytes() > 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      "the cache takes chunks more slowly than they are computed: try again later");
+}
+
+ChunkReport ChunkTask::Report() const {
+  return {.key = run_->key(),
+          .piece_keys = run_->piece_keys(),
+          .bytes = run_->bytes(),
+          .tokens = run_->tokens(),
+          .cached_tokens = run_->cached_tokens(),
+          .rejected_pieces = 0};
+}
+
+void ChunkTask::Store() {
+  ChunkReport report = Report();
+  AwaitedStore store;
+  store.sources = run_->Sources();
+  if (store.sources.empty()) {
+    LogStored(*work_, report);
+    work_->done(report);
+    return;
+  }
+  store.chunk = run_->TakeChunk();
+  store.keys = run_->piece_keys();
+  std::shared_ptr<ChunkWork> work = std::move(work_);
+  store.done = [work, report](absl::StatusOr<size_t> missing) mutable {
+    if (!missing.ok()) return work->done(missing.status());
+    report.rejected_pieces = static_cast<int64_t>(*missing);
+    LogStored(*work, report);
+    work->done(std::move(report));
+  };
+  writer_.Store(std::move(store), std::move(room_));
+}
+
+}  // namespace tessera

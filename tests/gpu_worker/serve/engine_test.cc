@@ -1,0 +1,263 @@
+// In which order work runs, and that it stops when nobody wants it any more.
+#include "gpu_worker/serve/engine.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_worker/blend/tiny_blend.h"
+
+namespace tessera {
+namespace {
+
+// What happened, in order, by several threads.
+class Diary {
+ public:
+  void Write(const std::string& line) {
+    absl::MutexLock lock(&mutex_);
+    lines_.push_back(line);
+  }
+  std::vector<std::string> WaitFor(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return lines_.size() >= count; };
+    mutex_.Await(absl::Condition(&enough));
+    return lines_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Writes down that it started, or how it failed and how many tokens its answers had then; does what
+// a test wants on the way.
+class Listener final : public GenerationListener {
+ public:
+  Listener(std::string name, Diary* diary) : name_(std::move(name)), diary_(*diary) {}
+
+  void OnPromptLogprobs(const std::vector<PromptLogprob>& positions) override {
+    prompt_positions += positions.size();
+    if (on_prompt) on_prompt();
+  }
+  void OnStarted(const Prefilled&, absl::Duration, absl::Duration) override {
+    diary_.Write(name_);
+    if (on_started) on_started();
+  }
+  void OnToken(uint32_t index, const SampledToken&) override {
+    if (tokens.size() <= index) tokens.resize(index + 1);
+    ++tokens[index];
+    if (on_token) on_token();
+  }
+  void OnAnswered(uint32_t, bool, int64_t) override {}
+  void OnFinished(const absl::Status& status) override {
+    if (status.ok()) return;
+    diary_.Write(absl::StrCat(name_, " ", absl::StatusCodeToString(status.code()), " after ",
+                              absl::StrJoin(tokens, "+")));
+  }
+
+  std::function<void()> on_prompt, on_started, on_token;
+  size_t prompt_positions = 0;
+  std::vector<int> tokens;  // of each answer
+
+ private:
+  const std::string name_;
+  Diary& diary_;
+};
+
+// A cache whose word about what is missing can be waited for, and held back.
+class HeldClient final : public CacheClient {
+ public:
+  explicit HeldClient(CacheClient* real) : real_(*real) {}
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     const FetchOptions& options) override {
+    return real_.Fetch(std::move(targets), options);
+  }
+  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
+    return real_.Store(sources, timeout);
+  }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    if (!asked.HasBeenNotified()) asked.Notify();
+    go_on.WaitForNotification();
+    return real_.FindMissing(keys, timeout);
+  }
+  ClientCounters counters() const override { return real_.counters(); }
+
+  absl::Notification asked, go_on;
+
+ private:
+  CacheClient& real_;
+};
+
+class EngineTest : public TinyBlendTest {
+ protected:
+  void SetUp() override {
+    TinyBlendTest::SetUp();
+    held_ = std::make_unique<HeldClient>(client_.get());
+    behind_held_ = std::make_unique<TinyWorker>(held_.get());
+    writer_ = std::make_unique<ChunkWriter>(held_.get(), 16, 1 << 24);
+    Start(/*capacity=*/16);
+  }
+  void TearDown() override {
+    engine_.reset();
+    writer_.reset();
+  }
+
+  void Start(size_t capacity) {
+    engine_.reset();
+    engine_ = std::make_unique<Engine>(behind_held_->decoder.get(), behind_held_->blender.get(),
+                                       writer_.get(), capacity);
+  }
+
+  std::unique_ptr<Generation> Make(const std::string& name, int32_t priority = 0,
+                                   int64_t max_new_tokens = 2) {
+    auto generation = std::make_unique<Generation>();
+    generation->prompt = TinyRequest({suffix_});
+    generation->prompt.max_new_tokens = max_new_tokens;
+    generation->priority = priority;
+    generation->cancelled = std::make_shared<CancelFlag>();
+    auto listener = std::make_unique<Listener>(name, &diary_);
+    last_ = listener.get();
+    generation->listener = std::move(listener);
+    return generation;
+  }
+
+  std::unique_ptr<ChunkWork> MakeChunk(const std::string& name, std::vector<uint32_t> tokens) {
+    auto work = std::make_unique<ChunkWork>();
+    work->tokens = std::move(tokens);
+    work->cancelled = std::make_shared<CancelFlag>();
+    work->done = [this, name](const absl::StatusOr<ChunkReport>& report) {
+      diary_.Write(report.ok()
+                       ? name
+                       : absl::StrCat(name, " ", absl::StatusCodeToString(report.status().code())));
+    };
+    return work;
+  }
+
+  // Keeps the engine busy until go_on_.
+  void Occupy() {
+    auto generation = Make("first");
+    last_->on_started = [this] { go_on_.WaitForNotification(); };
+    ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+    diary_.WaitFor(1);
+  }
+
+  absl::Notification go_on_;
+  Diary diary_;
+  Listener* last_ = nullptr;  // of the newest generation
+  std::unique_ptr<HeldClient> held_;
+  std::unique_ptr<TinyWorker> behind_held_;
+  std::unique_ptr<ChunkWriter> writer_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, LowestPriorityFirstThenFirstComeAndChunksLast) {
+  held_->go_on.Notify();
+  Occupy();
+  ASSERT_TRUE(engine_->Submit(MakeChunk("chunk", a_)).ok());
+  for (const auto& [name, priority] :
+       std::vector<std::pair<std::string, int32_t>>{{"5a", 5},
+                                                    {"0a", 0},
+                                                    {"-3", -3},
+                                                    {"5b", 5},
+                                                    {"0b", 0},
+                                                    {"max", INT32_MAX},
+                                                    {"min", INT32_MIN}}) {
+    ASSERT_TRUE(engine_->Submit(Make(name, priority)).ok());
+  }
+  go_on_.Notify();
+  EXPECT_EQ(diary_.WaitFor(9), (std::vector<std::string>{"first", "min", "-3", "0a", "0b", "5a",
+                                                         "5b", "max", "chunk"}));
+}
+
+TEST_F(EngineTest, EachKindHasItsOwnBound) {
+  held_->go_on.Notify();
+  Start(/*capacity=*/1);
+  Occupy();
+  for (size_t i = 0; i < Engine::kMostChunks; ++i) {
+    ASSERT_TRUE(engine_->Submit(MakeChunk("chunk", {5, 6, 7})).ok());
+  }
+  EXPECT_EQ(engine_->Submit(MakeChunk("one too many", a_)).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(engine_->Submit(Make("second")).ok()) << "a full ingest leaves room for questions";
+  EXPECT_EQ(engine_->Submit(Make("third")).code(), absl::StatusCode::kResourceExhausted);
+  go_on_.Notify();
+}
+
+TEST_F(EngineTest, AQuestionGoesBetweenThePiecesOfAChunk) {
+  ASSERT_TRUE(engine_->Submit(MakeChunk("chunk", TinyTokens(3, 400))).ok());
+  held_->asked.WaitForNotification();  // the chunk is under way, and nothing of it computed
+  ASSERT_TRUE(engine_->Submit(Make("question")).ok());
+  held_->go_on.Notify();
+  EXPECT_EQ(diary_.WaitFor(2), (std::vector<std::string>{"question", "chunk"}));
+}
+
+TEST_F(EngineTest, CancellingInTheMiddleOfAnAnswerStopsWithinOneStep) {
+  auto generation = Make("answers", 0, /*max_new_tokens=*/10);
+  generation->answers = 5;
+  Listener* const listener = last_;
+  listener->on_token = [listener, flag = generation->cancelled] {
+    if (listener->tokens.size() == 3 && listener->tokens[2] == 4) flag->Set();
+  };
+  ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+  EXPECT_EQ(diary_.WaitFor(2)[1], "answers CANCELLED after 10+10+4");
+}
+
+TEST_F(EngineTest, CancellingInTheMiddleOfPromptLogprobsStops) {
+  auto generation = Make("scored");
+  generation->prompt = TinyRequest({TinyTokens(1, 500)});
+  generation->prompt_logprobs = 1;
+  Listener* const listener = last_;
+  listener->on_prompt = [listener, flag = generation->cancelled] {
+    EXPECT_LE(listener->prompt_positions, 65u);  // one block, and the first token
+    if (listener->prompt_positions > 1) flag->Set();
+  };
+  ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+  EXPECT_EQ(diary_.WaitFor(1)[0], "scored CANCELLED after ");
+}
+
+TEST_F(EngineTest, ACancelledChunkIsNotComputed) {
+  auto work = MakeChunk("chunk", TinyTokens(3, 400));
+  const std::shared_ptr<CancelFlag> flag = work->cancelled;
+  ASSERT_TRUE(engine_->Submit(std::move(work)).ok());
+  held_->asked.WaitForNotification();
+  flag->Set();
+  held_->go_on.Notify();
+  EXPECT_EQ(diary_.WaitFor(1)[0], "chunk CANCELLED");
+  TearDown();
+  EXPECT_EQ(entries(), 0u);
+}
+
+TEST_F(EngineTest, EverybodyHearsOfTheEnd) {
+  held_->go_on.Notify();
+  absl::Notification started, stopping;
+  auto running = Make("running", 0, /*max_new_tokens=*/400);
+  last_->on_started = [&] {
+    started.Notify();
+    go_on_.WaitForNotification();
+  };
+  const std::shared_ptr<CancelFlag> flag = running->cancelled;
+  const CancelFlag::Hook on_stopping(*flag, [&] { stopping.Notify(); });
+  ASSERT_TRUE(engine_->Submit(std::move(running)).ok());
+  started.WaitForNotification();
+  ASSERT_TRUE(engine_->Submit(Make("waiting")).ok());
+  ASSERT_TRUE(engine_->Submit(MakeChunk("chunk", a_)).ok());
+  std::thread ending([&] { engine_.reset(); });
+  stopping.WaitForNotification();
+  go_on_.Notify();
+  ending.join();
+  EXPECT_EQ(diary_.WaitFor(4),
+            (std::vector<std::string>{"running", "running UNAVAILABLE after ",
+                                      "waiting UNAVAILABLE after ", "chunk UNAVAILABLE"}));
+}
+
+}  // namespace
+}  // namespace tessera
