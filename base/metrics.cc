@@ -28,10 +28,11 @@ const prometheus::Histogram::BucketBoundaries& Buckets() {
   return buckets;
 }
 
-class Histogram : public LatencyHistogram {
+class Histogram : public LatencyHistogram, public ValueHistogram {
  public:
   explicit Histogram(prometheus::Histogram* histogram) : histogram_(*histogram) {}
-  void Observe(absl::Duration took) override { histogram_.Observe(absl::ToDoubleSeconds(took)); }
+  void Observe(absl::Duration took) override { Observe(absl::ToDoubleSeconds(took)); }
+  void Observe(double value) override { histogram_.Observe(value); }
 
  private:
   prometheus::Histogram& histogram_;
@@ -85,12 +86,13 @@ class PrometheusMetrics : public Metrics {
 
   LatencyHistogram* AddLatency(const std::string& name, const std::string& help,
                                const MetricLabels& labels) override {
-    absl::MutexLock lock(&mutex_);
-    prometheus::Family<prometheus::Histogram>& family =
-        prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_);
-    const std::map<std::string, std::string> all(labels.begin(), labels.end());
-    histograms_.push_back(std::make_unique<Histogram>(&family.Add(all, Buckets())));
-    return histograms_.back().get();
+    return Add(name, help, labels, Buckets());
+  }
+
+  ValueHistogram* AddHistogram(const std::string& name, const std::string& help,
+                               const MetricLabels& labels,
+                               const std::vector<double>& buckets) override {
+    return Add(name, help, labels, buckets);
   }
 
   absl::Status Serve(const std::string& listen) override {
@@ -115,6 +117,16 @@ class PrometheusMetrics : public Metrics {
   }
 
  private:
+  Histogram* Add(const std::string& name, const std::string& help, const MetricLabels& labels,
+                 const prometheus::Histogram::BucketBoundaries& buckets) {
+    absl::MutexLock lock(&mutex_);
+    prometheus::Family<prometheus::Histogram>& family =
+        prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_);
+    const std::map<std::string, std::string> all(labels.begin(), labels.end());
+    histograms_.push_back(std::make_unique<Histogram>(&family.Add(all, buckets)));
+    return histograms_.back().get();
+  }
+
   const std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
   const std::shared_ptr<Sources> sources_ = std::make_shared<Sources>();
   absl::Mutex mutex_;

@@ -34,6 +34,13 @@ class LatencyHistogram {
   virtual void Observe(absl::Duration took) = 0;
 };
 
+// Values in buckets of the caller's choice. Thread-safe.
+class ValueHistogram {
+ public:
+  virtual ~ValueHistogram() = default;
+  virtual void Observe(double value) = 0;
+};
+
 // Thread-safe.
 class Metrics {
  public:
@@ -42,7 +49,8 @@ class Metrics {
   // Metrics that nobody can scrape yet.
   static std::unique_ptr<Metrics> Make();
 
-  // What the source says is shown from now on. The source must live until RemoveSources, or the end.
+  // What the source says is shown from now on. The source must live until RemoveSources, or the
+  // end.
   virtual void AddSource(MetricSource source) = 0;
   // Returns when no source is being read, and none will be.
   virtual void RemoveSources() = 0;
@@ -50,6 +58,11 @@ class Metrics {
   // The histogram of this name and these labels; lives as long as this object.
   virtual LatencyHistogram* AddLatency(const std::string& name, const std::string& help,
                                        const MetricLabels& labels) = 0;
+
+  // The same with upper bounds of buckets, ascending.
+  virtual ValueHistogram* AddHistogram(const std::string& name, const std::string& help,
+                                       const MetricLabels& labels,
+                                       const std::vector<double>& buckets) = 0;
 
   // Serves GET /metrics on "host:port" until the end. Errors: UNAVAILABLE (taken, not ours).
   virtual absl::Status Serve(const std::string& listen) = 0;

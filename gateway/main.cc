@@ -16,8 +16,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "base/metrics.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "gateway/access/access_control.h"
+#include "gateway/access/api_keys.h"
+#include "gateway/chunks/cache_calls.h"
 #include "gateway/http/server.h"
 #include "gateway/openai/api.h"
 #include "gateway/openai/prepare.h"
@@ -52,6 +56,49 @@ ABSL_FLAG(uint32_t, max_in_flight, 1024,
 ABSL_FLAG(uint32_t, threads, 2,
           "Network threads. A stream costs no thread; more are needed only for many fast streams.");
 ABSL_FLAG(uint32_t, prepare_threads, 1, "Threads that parse and tokenize prompts.");
+ABSL_FLAG(uint32_t, chunk_threads, 2,
+          "Threads that tokenize texts for /v1/chunks and wait for the cache server.");
+ABSL_FLAG(uint32_t, max_prompts, 64, "Prompts in one completions request.");
+ABSL_FLAG(uint64_t, affinity_chunks, 65536,
+          "Chunks of which is remembered which workers have them in memory; about 128 bytes each. "
+          "0: requests go by hash and load alone.");
+ABSL_FLAG(std::string, cache, "127.0.0.1:7600",
+          "host:port or unix:/path of the cache server, for /v1/chunks; empty: no chunk API.");
+ABSL_FLAG(std::string, cache_ca, "",
+          "File with the certificates that the cache server's must come from; empty: no TLS.");
+ABSL_FLAG(std::string, cache_cert, "",
+          "File with this gateway's certificate for the cache server.");
+ABSL_FLAG(std::string, cache_key, "", "File with the key of --cache_cert.");
+ABSL_FLAG(std::string, cache_token, "",
+          "File whose first line is the token that the cache server wants; empty: none.");
+ABSL_FLAG(std::string, api_keys_file, "",
+          "File of the API keys, a line each: name key [requests_per_minute [tokens_per_minute]]; "
+          "empty: everybody may use the gateway.");
+ABSL_FLAG(bool, guard_metrics, true, "Whether /metrics wants an API key too.");
+ABSL_FLAG(
+    std::string, tls_cert_file, "",
+    "PEM file of the certificate with its chain; with --tls_key_file the gateway speaks TLS.");
+ABSL_FLAG(std::string, tls_key_file, "", "PEM file of the key of --tls_cert_file.");
+ABSL_FLAG(std::string, cors_origins, "",
+          "Origins of web pages that may use the gateway, comma-separated, or * for all; empty: "
+          "none.");
+ABSL_FLAG(bool, vllm_metric_names, false, "Show metrics under vLLM's names too.");
+ABSL_FLAG(uint32_t, max_header_bytes, 16 << 10,
+          "Request line and headers together; more is answered with 431.");
+ABSL_FLAG(uint64_t, max_buffered_bytes, 256 << 10,
+          "Bytes of one stream that wait for a slow client before the stream is given up.");
+ABSL_FLAG(absl::Duration, idle_timeout, absl::Seconds(75),
+          "A connection without a request is closed after this.");
+ABSL_FLAG(absl::Duration, header_timeout, absl::Seconds(10),
+          "From a request's first byte to the end of its headers.");
+ABSL_FLAG(absl::Duration, body_timeout, absl::Seconds(60),
+          "From the end of a request's headers to the end of its body.");
+ABSL_FLAG(absl::Duration, write_timeout, absl::Seconds(30),
+          "For one write to a client that does not read.");
+ABSL_FLAG(absl::Duration, keep_alive_interval, absl::Seconds(15),
+          "A stream on which nothing was written for so long gets a comment line.");
+ABSL_FLAG(absl::Duration, first_event_within, absl::Seconds(15),
+          "A stream whose first event takes longer is begun without it.");
 ABSL_FLAG(absl::Duration, request_timeout, absl::Minutes(10),
           "From a request's arrival to its last token; past it, 504.");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(5),
@@ -96,7 +143,67 @@ http::ServerOptions ServerOptionsFromFlags() {
   options.threads = static_cast<int>(std::max(1u, absl::GetFlag(FLAGS_threads)));
   options.max_connections = absl::GetFlag(FLAGS_max_connections);
   options.max_body_bytes = absl::GetFlag(FLAGS_max_body_bytes);
+  options.max_header_bytes = absl::GetFlag(FLAGS_max_header_bytes);
+  options.max_buffered_bytes = absl::GetFlag(FLAGS_max_buffered_bytes);
+  options.idle_timeout = absl::GetFlag(FLAGS_idle_timeout);
+  options.header_timeout = absl::GetFlag(FLAGS_header_timeout);
+  options.body_timeout = absl::GetFlag(FLAGS_body_timeout);
+  options.write_timeout = absl::GetFlag(FLAGS_write_timeout);
+  options.keep_alive_interval = absl::GetFlag(FLAGS_keep_alive_interval);
+  options.cors_origins =
+      absl::StrSplit(absl::GetFlag(FLAGS_cors_origins), ',', absl::SkipWhitespace());
+  options.tls_cert_file = absl::GetFlag(FLAGS_tls_cert_file);
+  options.tls_key_file = absl::GetFlag(FLAGS_tls_key_file);
   return options;
+}
+
+// Null without a cache server.
+absl::StatusOr<std::unique_ptr<CacheCalls>> CacheFromFlags() {
+  CacheCallsOptions options;
+  options.address = absl::GetFlag(FLAGS_cache);
+  if (options.address.empty()) return nullptr;
+  options.ca_file = absl::GetFlag(FLAGS_cache_ca);
+  options.cert_file = absl::GetFlag(FLAGS_cache_cert);
+  options.key_file = absl::GetFlag(FLAGS_cache_key);
+  options.token_file = absl::GetFlag(FLAGS_cache_token);
+  return CacheCalls::Make(options);
+}
+
+absl::StatusOr<AccessOptions> AccessFromFlags() {
+  AccessOptions options;
+  options.guard_metrics = absl::GetFlag(FLAGS_guard_metrics);
+  const std::string file = absl::GetFlag(FLAGS_api_keys_file);
+  if (file.empty()) return options;
+  ASSIGN_OR_RETURN(options.keys, ApiKeys::Load(file));
+  return options;
+}
+
+// All but what other objects own.
+absl::StatusOr<openai::ApiOptions> ApiOptionsFromFlags() {
+  openai::ApiOptions options;
+  ASSIGN_OR_RETURN(options.access, AccessFromFlags());
+  ASSIGN_OR_RETURN(options.segmenter, SegmenterOptionsFromFlags());
+  options.completion.timeout = absl::GetFlag(FLAGS_request_timeout);
+  options.completion.first_event_within = absl::GetFlag(FLAGS_first_event_within);
+  options.completion.max_prompts = std::max(1u, absl::GetFlag(FLAGS_max_prompts));
+  options.prepare_threads = static_cast<int>(std::max(1u, absl::GetFlag(FLAGS_prepare_threads)));
+  options.max_queued = absl::GetFlag(FLAGS_max_queued);
+  options.chunks.threads = std::max(1u, absl::GetFlag(FLAGS_chunk_threads));
+  options.vllm_metric_names = absl::GetFlag(FLAGS_vllm_metric_names);
+  return options;
+}
+
+void ServeUntilStopped(http::Server& server, WorkerPool& workers) {
+  workers.Start();
+  // Whoever waits for the line below may ask at once: let workers that are up be known by then.
+  workers.AwaitFirstAnswers(kFirstAnswers);
+  LOG(INFO) << "event=ready listen=" << server.address()
+            << " workers=" << absl::GetFlag(FLAGS_workers)
+            << " model_dir=" << absl::GetFlag(FLAGS_model_dir);
+  WaitForStopSignal();
+  LOG(INFO) << "event=stopping connections=" << server.connections();
+  server.Stop(absl::GetFlag(FLAGS_drain_timeout));
+  LOG(INFO) << "event=stopped";
 }
 
 absl::Status Serve() {
@@ -104,36 +211,34 @@ absl::Status Serve() {
   if (model_dir.empty()) {
     return absl::InvalidArgumentError("--model_dir is required: the folder with tokenizer.json");
   }
-  ASSIGN_OR_RETURN(const ModelText text, LoadModelText(model_dir));
-  ASSIGN_OR_RETURN(const SegmenterOptions segmenter, SegmenterOptionsFromFlags());
+  ASSIGN_OR_RETURN(openai::ApiOptions options, ApiOptionsFromFlags());
+  ASSIGN_OR_RETURN(const std::unique_ptr<CacheCalls> cache, CacheFromFlags());
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<WorkerClient>> clients, WorkersFromFlags());
+  ASSIGN_OR_RETURN(const ModelText text, LoadModelText(model_dir));
 
   WorkerPoolOptions pool_options;
   pool_options.max_in_flight = absl::GetFlag(FLAGS_max_in_flight);
+  pool_options.affinity_chunks = absl::GetFlag(FLAGS_affinity_chunks);
   WorkerPool workers(std::move(clients), pool_options);
 
-  const openai::Preparer preparer(&text, segmenter);
-  openai::ApiOptions api_options;
-  api_options.completion.tokenizer = text.tokenizer.get();
-  api_options.completion.preparer = &preparer;
-  api_options.completion.workers = &workers;
-  api_options.completion.timeout = absl::GetFlag(FLAGS_request_timeout);
-  api_options.prepare_threads =
-      static_cast<int>(std::max(1u, absl::GetFlag(FLAGS_prepare_threads)));
-  api_options.max_queued = absl::GetFlag(FLAGS_max_queued);
-  openai::Api api(api_options);
+  const openai::Preparer preparer(&text, options.segmenter);
+  options.text = &text;
+  options.completion.tokenizer = text.tokenizer.get();
+  options.completion.preparer = &preparer;
+  options.completion.workers = &workers;
+  options.chunks.cache = cache.get();
+  openai::Api api(options);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<http::Server> server,
                    http::Server::Listen(ServerOptionsFromFlags(), &api));
-  workers.Start();
-  // Whoever waits for the line below may ask at once: let workers that are up be known by then.
-  workers.AwaitFirstAnswers(kFirstAnswers);
-  LOG(INFO) << "event=ready listen=" << server->address()
-            << " workers=" << absl::GetFlag(FLAGS_workers) << " model_dir=" << model_dir;
-  WaitForStopSignal();
-  LOG(INFO) << "event=stopping connections=" << server->connections();
-  server->Stop(absl::GetFlag(FLAGS_drain_timeout));
-  LOG(INFO) << "event=stopped";
+  api.metrics().AddSource([&server = *server] {
+    return std::vector<MetricSample>{{"tessera_http_connections",
+                                      "Open connections.",
+                                      false,
+                                      {},
+                                      static_cast<double>(server.connections())}};
+  });
+  ServeUntilStopped(*server, workers);
   return absl::OkStatus();
 }
 

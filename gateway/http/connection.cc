@@ -1,5 +1,6 @@
 #include "gateway/http/connection.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <tuple>
@@ -7,15 +8,11 @@
 
 #include "boost/asio/as_tuple.hpp"
 #include "boost/asio/buffer.hpp"
-#include "boost/asio/read.hpp"
 #include "boost/asio/use_awaitable.hpp"
-#include "boost/asio/write.hpp"
 #include "boost/beast/core/error.hpp"
-#include "boost/beast/http/chunk_encode.hpp"
-#include "boost/beast/http/empty_body.hpp"
+#include "boost/beast/core/string.hpp"
 #include "boost/beast/http/error.hpp"
 #include "boost/beast/http/read.hpp"
-#include "boost/beast/http/write.hpp"
 #include "gateway/http/outbox.h"
 #include "gateway/http/target.h"
 
@@ -34,6 +31,8 @@ constexpr size_t kMaxPipelinedBytes = 16 << 10;
 // that it gets to read the refusal instead of a reset.
 constexpr size_t kMaxLingerBytes = 64 << 20;
 constexpr auto kLingerTime = std::chrono::seconds(5);
+// For the exchange of goodbyes that ends TLS.
+constexpr auto kGoodbyeTime = std::chrono::seconds(1);
 
 constexpr auto kUse = asio::as_tuple(asio::use_awaitable);
 
@@ -41,10 +40,25 @@ std::chrono::nanoseconds Chrono(absl::Duration duration) {
   return absl::ToChronoNanoseconds(duration);
 }
 
+// The address without the port; empty when the client has left already.
+std::string RemoteOf(const asio::ip::tcp::socket& socket) {
+  error_code error;
+  asio::ip::address address = socket.remote_endpoint(error).address();
+  if (error) return {};
+  // A socket for both families shows IPv4 as ::ffff:192.0.2.7.
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+  }
+  return address.to_string();
+}
+
+std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
+
 Request MakeRequest(bhttp::request<bhttp::string_body>&& message) {
   Request request;
   request.method = std::string(message.method_string());
-  request.path = PathOf(std::string_view(message.target().data(), message.target().size()));
+  request.path = PathOf(View(message.target()));
+  request.query = QueryOf(View(message.target()));
   for (const auto& field : message) {
     std::string name(field.name_string());
     for (char& c : name) {
@@ -58,23 +72,23 @@ Request MakeRequest(bhttp::request<bhttp::string_body>&& message) {
 
 }  // namespace
 
-Connection::Connection(asio::ip::tcp::socket socket, const ServerOptions& options, Handler* handler,
-                       std::atomic<int>* posting, bool refuse)
-    : options_(options),
-      handler_(handler),
-      posting_(posting),
+Connection::Connection(asio::ip::tcp::socket socket, const ConnectionContext& context, bool refuse)
+    : context_(context),
+      options_(*context.options),
       refuse_(refuse),
-      stream_(std::move(socket)),
-      buffer_(options.max_header_bytes + kMaxPipelinedBytes + (64 << 10)),
+      remote_(RemoteOf(socket)),
+      stream_(std::move(socket), context.tls),
+      writer_(&stream_, options_.write_timeout, options_.keep_alive_interval),
+      buffer_(options_.max_header_bytes + kMaxPipelinedBytes + (64 << 10)),
       wake_(stream_.get_executor()) {
   error_code ignored;
-  stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+  stream_.tcp().socket().set_option(asio::ip::tcp::no_delay(true), ignored);
 }
 
 Connection::~Connection() = default;
 
 asio::awaitable<void> Connection::Run() {
-  Next next = Next::kGoOn;
+  Next next = co_await Open() ? Next::kGoOn : Next::kClose;
   while (next == Next::kGoOn && !stopping_) {
     const bool any = co_await WaitForRequest();
     if (!any) break;
@@ -82,34 +96,47 @@ asio::awaitable<void> Connection::Run() {
     auto parser = std::make_unique<Parser>();
     next = co_await ReadRequest(*parser);
     if (next != Next::kGoOn) break;
-    const bool head_only = parser->get().method() == bhttp::verb::head;
     Request request = MakeRequest(parser->release());
     parser.reset();
-    next = co_await Serve(std::move(request), head_only);
+    request.remote = remote_;
+    next = co_await Serve(std::move(request));
   }
-  if (next == Next::kLinger) co_await Linger();
+  if (!gone_) {
+    stream_.tcp().expires_after(kGoodbyeTime);
+    co_await stream_.ShutDownWrites();
+    if (next == Next::kLinger) co_await Linger();
+  }
   error_code ignored;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
-  stream_.socket().close(ignored);
+  stream_.tcp().socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
+  stream_.tcp().socket().close(ignored);
 }
 
 void Connection::StopSoon() {
   stopping_ = true;
-  if (idle_) stream_.cancel();
+  if (idle_) stream_.tcp().cancel();
 }
 
 void Connection::StopNow() {
   stopping_ = true;
   gone_ = true;
   // Not only what is pending: what starts after this must fail too.
-  stream_.close();
+  stream_.tcp().close();
   Wake();
+}
+
+asio::awaitable<bool> Connection::Open() {
+  stream_.tcp().expires_after(Chrono(options_.header_timeout));
+  idle_ = true;
+  const bool open = co_await stream_.Handshake();
+  idle_ = false;
+  if (!open) gone_ = true;
+  co_return open;
 }
 
 // True when the first bytes of a request are in the buffer.
 asio::awaitable<bool> Connection::WaitForRequest() {
   if (buffer_.size() > 0) co_return true;
-  stream_.expires_after(Chrono(options_.idle_timeout));
+  stream_.tcp().expires_after(Chrono(options_.idle_timeout));
   idle_ = true;
   const auto [error, bytes] = co_await stream_.async_read_some(buffer_.prepare(kReadBytes), kUse);
   idle_ = false;
@@ -121,20 +148,23 @@ asio::awaitable<bool> Connection::WaitForRequest() {
 asio::awaitable<Connection::Next> Connection::ReadRequest(Parser& parser) {
   parser.header_limit(options_.max_header_bytes);
   parser.body_limit(options_.max_body_bytes);
-  stream_.expires_after(Chrono(options_.header_timeout));
+  // Of a request whose headers cannot be read, this is known.
+  writer_.Begin({.headers = context_.cors->ResponseHeaders({})});
+  stream_.tcp().expires_after(Chrono(options_.header_timeout));
   error_code error;
   std::tie(error, std::ignore) = co_await bhttp::async_read_header(stream_, buffer_, parser, kUse);
+  // A length over the limit is found when all headers have been read.
+  if (parser.is_header_done() || error == bhttp::error::body_limit) {
+    writer_.Begin(FormOf(parser.get()));
+  }
   if (!error) {
-    version_ = parser.get().version();
-    keep_alive_ = parser.get().keep_alive();
     if (refuse_) co_return co_await Reject(503, "too many connections: try again later");
-    if (beast::iequals(parser.get()[bhttp::field::expect], "100-continue")) {
-      static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-      std::tie(error, std::ignore) = co_await asio::async_write(
-          stream_, asio::buffer(kContinue.data(), kContinue.size()), kUse);
-      if (error) co_return Next::kClose;
+    if (parser.get().version() == 11 &&
+        beast::iequals(parser.get()[bhttp::field::expect], "100-continue")) {
+      const bool told = co_await writer_.Continue();
+      if (!told) co_return Next::kClose;
     }
-    stream_.expires_after(Chrono(options_.body_timeout));
+    stream_.tcp().expires_after(Chrono(options_.body_timeout));
     std::tie(error, std::ignore) = co_await bhttp::async_read(stream_, buffer_, parser, kUse);
   }
   if (!error) co_return Next::kGoOn;
@@ -154,10 +184,21 @@ asio::awaitable<Connection::Next> Connection::ReadRequest(Parser& parser) {
   co_return co_await Reject(400, "the request is not valid HTTP/1.1: " + error.message());
 }
 
-asio::awaitable<Connection::Next> Connection::Serve(Request request, bool head_only) {
-  Outbox outbox(stream_.get_executor(), posting_, options_.max_buffered_bytes, &wake_);
-  if (head_only) request.method = "GET";
-  std::unique_ptr<Work> work = handler_->Handle(std::move(request), outbox);
+ResponseForm Connection::FormOf(const Parser::value_type& message) const {
+  return {.version = message.version(),
+          .keep_alive = message.keep_alive(),
+          .head_only = message.method() == bhttp::verb::head,
+          .headers = context_.cors->ResponseHeaders(View(message[bhttp::field::origin]))};
+}
+
+asio::awaitable<Connection::Next> Connection::Serve(Request request) {
+  if (std::optional<Response> preflight = context_.cors->Preflight(request)) {
+    Written(co_await writer_.Write(*std::move(preflight)));
+    co_return AfterResponse();
+  }
+  Outbox outbox(stream_.get_executor(), context_.posting, options_.max_buffered_bytes, &wake_);
+  if (writer_.form().head_only) request.method = "GET";
+  std::unique_ptr<Work> work = context_.handler->Handle(std::move(request), outbox);
   bool cancelled = false;
   StartWatch();
   while (true) {
@@ -167,11 +208,11 @@ asio::awaitable<Connection::Next> Connection::Serve(Request request, bool head_o
       if (work != nullptr) work->Cancel();
     }
     if (outbox.HasOutput()) {
-      co_await Deliver(outbox, head_only);
+      co_await Deliver(outbox);
     } else if (outbox.finished()) {
       break;
     } else {
-      co_await Sleep();
+      co_await Idle(outbox);
     }
   }
   // A stream is the only thing that was begun and still needs an end.
@@ -179,110 +220,69 @@ asio::awaitable<Connection::Next> Connection::Serve(Request request, bool head_o
     if (outbox.lost()) {
       gone_ = true;
     } else {
-      gone_ = !co_await WriteEventsEnd();
+      Written(co_await writer_.WriteEventsEnd());
     }
   }
   co_await StopWatch();
-  co_return gone_ || !keep_alive_ || stopping_ ? Next::kClose : Next::kGoOn;
+  co_return AfterResponse();
+}
+
+Connection::Next Connection::AfterResponse() const {
+  return gone_ || stopping_ || !writer_.form().keep_alive ? Next::kClose : Next::kGoOn;
 }
 
 // Writes what the outbox holds; drops it when the client has left.
-asio::awaitable<void> Connection::Deliver(Outbox& outbox, bool head_only) {
+asio::awaitable<void> Connection::Deliver(Outbox& outbox) {
+  if (stopping_) writer_.CloseAfter();
   std::optional<Response> response = outbox.TakeResponse();
-  if (response && !gone_) {
-    const bool keep_alive = keep_alive_ && !stopping_;
-    gone_ = !co_await WriteResponse(*std::move(response), keep_alive, head_only);
-  }
+  if (response && !gone_) Written(co_await writer_.Write(*std::move(response)));
   std::optional<Headers> head = outbox.TakeEventsHead();
-  if (head && !gone_) gone_ = !co_await WriteEventsHead(*std::move(head));
+  if (head && !gone_) Written(co_await writer_.WriteEventsHead(*std::move(head)));
   std::string events = outbox.TakeEvents();
   const size_t size = events.size();
-  if (!events.empty() && !gone_) gone_ = !co_await WriteEvents(std::move(events));
+  if (!events.empty() && !gone_) Written(co_await writer_.WriteEvents(std::move(events)));
   outbox.Written(size);
 }
 
-asio::awaitable<bool> Connection::WriteResponse(Response response, bool keep_alive,
-                                                bool head_only) {
-  bhttp::response<bhttp::string_body> message;
-  message.version(version_);
-  message.result(static_cast<unsigned>(response.status));
-  message.set(bhttp::field::server, "tessera");
-  message.set(bhttp::field::content_type, response.content_type);
-  for (const auto& [name, value] : response.headers) message.set(name, value);
-  message.keep_alive(keep_alive);
-  message.content_length(response.body.size());
-  message.body() = std::move(response.body);
-  stream_.expires_after(Chrono(options_.write_timeout));
-  error_code error;
-  if (head_only) {
-    bhttp::response_serializer<bhttp::string_body> serializer(message);
-    std::tie(error, std::ignore) = co_await bhttp::async_write_header(stream_, serializer, kUse);
+// The handler has nothing to say now: waits until it has, and does what is due without it.
+asio::awaitable<void> Connection::Idle(Outbox& outbox) {
+  const auto now = Outbox::Clock::now();
+  // To a client that has left, or has been given up, nothing is due.
+  const bool open = !gone_ && !outbox.lost();
+  const auto promised = open ? outbox.promised() : Outbox::kNever;
+  const auto comment = open ? writer_.comment_due() : Outbox::kNever;
+  if (promised <= now) {
+    outbox.KeepPromise();
+  } else if (comment <= now) {
+    Written(co_await writer_.WriteComment());
   } else {
-    std::tie(error, std::ignore) = co_await bhttp::async_write(stream_, message, kUse);
+    co_await Sleep(std::min(promised, comment));
   }
-  co_return !error;
-}
-
-asio::awaitable<bool> Connection::WriteEventsHead(Headers headers) {
-  bhttp::response<bhttp::empty_body> message;
-  message.version(version_);
-  message.result(bhttp::status::ok);
-  message.set(bhttp::field::server, "tessera");
-  message.set(bhttp::field::content_type, "text/event-stream; charset=utf-8");
-  message.set(bhttp::field::cache_control, "no-cache");
-  for (const auto& [name, value] : headers) message.set(name, value);
-  if (version_ == 10) keep_alive_ = false;
-  message.keep_alive(keep_alive_);
-  if (version_ == 11) message.chunked(true);
-  stream_.expires_after(Chrono(options_.write_timeout));
-  bhttp::response_serializer<bhttp::empty_body> serializer(message);
-  const auto [error, bytes] = co_await bhttp::async_write_header(stream_, serializer, kUse);
-  co_return !error;
-}
-
-asio::awaitable<bool> Connection::WriteEvents(std::string bytes) {
-  stream_.expires_after(Chrono(options_.write_timeout));
-  error_code error;
-  if (version_ == 11) {
-    std::tie(error, std::ignore) =
-        co_await asio::async_write(stream_, bhttp::make_chunk(asio::buffer(bytes)), kUse);
-  } else {
-    std::tie(error, std::ignore) = co_await asio::async_write(stream_, asio::buffer(bytes), kUse);
-  }
-  co_return !error;
-}
-
-asio::awaitable<bool> Connection::WriteEventsEnd() {
-  if (version_ != 11) co_return true;
-  stream_.expires_after(Chrono(options_.write_timeout));
-  const auto [error, bytes] = co_await asio::async_write(stream_, bhttp::make_chunk_last(), kUse);
-  co_return !error;
 }
 
 asio::awaitable<Connection::Next> Connection::Reject(int status, std::string message) {
-  const bool written =
-      co_await WriteResponse(handler_->Refuse(status, message), /*keep_alive=*/false, false);
+  writer_.CloseAfter();
+  const bool written = co_await writer_.Write(context_.handler->Refuse(status, message));
   co_return written ? Next::kLinger : Next::kClose;
 }
 
 // Reads away what a refused client still sends: closing at once would reset the connection and
-// could lose the refusal before the client has read it.
+// could lose the refusal before the client has read it. TLS has ended by then, so what comes is not
+// decrypted.
 asio::awaitable<void> Connection::Linger() {
-  error_code ignored;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-  stream_.expires_after(kLingerTime);
+  stream_.tcp().expires_after(kLingerTime);
   std::string scratch(64 << 10, '\0');
   for (size_t total = 0; total < kMaxLingerBytes && !gone_;) {
-    const auto [error, bytes] = co_await stream_.async_read_some(asio::buffer(scratch), kUse);
+    const auto [error, bytes] = co_await stream_.tcp().async_read_some(asio::buffer(scratch), kUse);
     if (error) break;
     total += bytes;
   }
 }
 
-// Returns at the next Wake. Whoever changes what the caller waits for runs on this executor too, so
-// a wake cannot fall between the caller's check and this wait.
-asio::awaitable<void> Connection::Sleep() {
-  wake_.expires_at(std::chrono::steady_clock::time_point::max());
+// Returns at the next Wake, or at that time. Whoever changes what the caller waits for runs on this
+// executor too, so a wake cannot fall between the caller's check and this wait.
+asio::awaitable<void> Connection::Sleep(std::chrono::steady_clock::time_point until) {
+  wake_.expires_at(until);
   co_await wake_.async_wait(kUse);
 }
 
@@ -291,7 +291,7 @@ asio::awaitable<void> Connection::Sleep() {
 void Connection::StartWatch() {
   if (watching_ || gone_ || buffer_.size() >= kMaxPipelinedBytes) return;
   watching_ = true;
-  stream_.expires_never();
+  stream_.tcp().expires_never();
   stream_.async_read_some(buffer_.prepare(kReadBytes), [this](error_code error, size_t bytes) {
     watching_ = false;
     if (error) {
@@ -306,8 +306,8 @@ void Connection::StartWatch() {
 
 asio::awaitable<void> Connection::StopWatch() {
   ending_watch_ = true;
-  if (watching_) stream_.cancel();
-  while (watching_) co_await Sleep();
+  if (watching_) stream_.tcp().cancel();
+  while (watching_) co_await Sleep(Outbox::kNever);
   ending_watch_ = false;
 }
 

@@ -3,22 +3,38 @@
 #define TESSERA_GATEWAY_HTTP_CONNECTION_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <optional>
+#include <string>
 
 #include "boost/asio/awaitable.hpp"
 #include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/steady_timer.hpp"
 #include "boost/beast/core/flat_buffer.hpp"
-#include "boost/beast/core/tcp_stream.hpp"
 #include "boost/beast/http/parser.hpp"
 #include "boost/beast/http/string_body.hpp"
+#include "gateway/http/cors.h"
 #include "gateway/http/handler.h"
+#include "gateway/http/response_writer.h"
 #include "gateway/http/server.h"
+#include "gateway/http/stream.h"
+#include "gateway/http/tls.h"
 
 namespace tessera::http {
 
 class Outbox;
+
+// What the connections of one server share. All of it outlives them.
+struct ConnectionContext {
+  const ServerOptions* options = nullptr;
+  const Cors* cors = nullptr;
+  TlsContext* tls = nullptr;  // null: plain HTTP
+  Handler* handler = nullptr;
+  // Counts handlers' threads that are inside the executor. It and the executor's context must
+  // outlive those calls, which may end after the connection.
+  std::atomic<int>* posting = nullptr;
+};
 
 // Serves one request after the other. While a request runs, a read watches for the client's
 // leaving, and the coroutine sleeps on `wake_` until there is output, an end, or a departure.
@@ -26,11 +42,8 @@ class Outbox;
 // All members belong to the executor of the socket (a strand); every method runs there.
 class Connection {
  public:
-  // `options` and `handler` must outlive it. `posting` counts handlers' threads that are inside the
-  // executor; it and the executor's context must outlive those calls, which may end after the
-  // connection. With `refuse` every request is answered with 503.
-  Connection(boost::asio::ip::tcp::socket socket, const ServerOptions& options, Handler* handler,
-             std::atomic<int>* posting, bool refuse);
+  // With `refuse` every request is answered with 503.
+  Connection(boost::asio::ip::tcp::socket socket, const ConnectionContext& context, bool refuse);
   ~Connection();
 
   // Returns when the connection is closed. The object may be destroyed then, not before.
@@ -48,32 +61,35 @@ class Connection {
   // What remains to do after a request was read or answered.
   enum class Next { kGoOn, kClose, kLinger };
 
+  boost::asio::awaitable<bool> Open();
   boost::asio::awaitable<bool> WaitForRequest();
   boost::asio::awaitable<Next> ReadRequest(Parser& parser);
-  boost::asio::awaitable<Next> Serve(Request request, bool head_only);
-  boost::asio::awaitable<void> Deliver(Outbox& outbox, bool head_only);
-  boost::asio::awaitable<bool> WriteResponse(Response response, bool keep_alive, bool head_only);
-  boost::asio::awaitable<bool> WriteEventsHead(Headers headers);
-  boost::asio::awaitable<bool> WriteEvents(std::string bytes);
-  boost::asio::awaitable<bool> WriteEventsEnd();
+  ResponseForm FormOf(const Parser::value_type& message) const;
+  boost::asio::awaitable<Next> Serve(Request request);
+  Next AfterResponse() const;
+  boost::asio::awaitable<void> Deliver(Outbox& outbox);
+  boost::asio::awaitable<void> Idle(Outbox& outbox);
   boost::asio::awaitable<Next> Reject(int status, std::string message);
   boost::asio::awaitable<void> Linger();
-  boost::asio::awaitable<void> Sleep();
+  boost::asio::awaitable<void> Sleep(std::chrono::steady_clock::time_point until);
   boost::asio::awaitable<void> StopWatch();
   void StartWatch();
   void Wake() { wake_.cancel(); }
+  // A write has ended. That it went well does not mean that the client is still there: the watch
+  // may have seen it leave in the meantime.
+  void Written(bool reached) {
+    if (!reached) gone_ = true;
+  }
 
+  const ConnectionContext& context_;
   const ServerOptions& options_;
-  Handler* const handler_;
-  std::atomic<int>* const posting_;
   const bool refuse_;
-  boost::beast::tcp_stream stream_;
+  const std::string remote_;
+  Stream stream_;
+  ResponseWriter writer_;
   boost::beast::flat_buffer buffer_;
   boost::asio::steady_timer wake_;
 
-  // HTTP version of the current request (10 or 11): 1.0 knows no chunks.
-  unsigned version_ = 11;
-  bool keep_alive_ = true;
   // No request has begun; StopSoon may close.
   bool idle_ = false;
   bool stopping_ = false;

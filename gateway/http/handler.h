@@ -12,16 +12,24 @@
 #include <string>
 #include <string_view>
 
+#include "absl/time/time.h"
 #include "gateway/http/message.h"
 
 namespace tessera::http {
 
 // Where the answer to one request goes. Either Send alone, or StartEvents, any number of Writes and
-// Finish. Send and Finish are last calls: after them neither the Reply nor the Work may be touched.
-// Calls may come from any thread, but only one at a time. Nothing waits for the client.
+// Finish; before either, at most one PromiseEvents. Send and Finish are last calls: after them
+// neither the Reply nor the Work may be touched. Calls may come from any thread, but only one at a
+// time. Nothing waits for the client.
 class Reply {
  public:
   virtual ~Reply() = default;
+
+  // For an answer whose first event may take long. If neither Send nor StartEvents has come within
+  // this time, the stream begins with these headers, and idle comments keep it open. A later
+  // StartEvents then does nothing, and of a later Send only the body goes out, as one last event
+  // followed by "data: [DONE]": the client has seen its status 200 already.
+  virtual void PromiseEvents(Headers headers, absl::Duration within) = 0;
 
   // Answers with a whole response. A last call.
   virtual void Send(Response response) = 0;
@@ -29,8 +37,9 @@ class Reply {
   // Begins a stream of server-sent events with these further headers and status 200.
   virtual void StartEvents(Headers headers) = 0;
 
-  // Appends bytes to the stream. False when they are dropped, because the client has left or reads
-  // so slowly that its buffer is full; the stream is then lost and only Finish makes sense.
+  // Appends bytes to the stream; after whole events an idle comment may follow. False when they are
+  // dropped, because the client has left or reads so slowly that its buffer is full; the stream is
+  // then lost and only Finish makes sense.
   virtual bool Write(std::string bytes) = 0;
 
   // Ends the stream. A last call.

@@ -2,12 +2,16 @@
 #ifndef TESSERA_GATEWAY_HTTP_OUTBOX_H_
 #define TESSERA_GATEWAY_HTTP_OUTBOX_H_
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "boost/asio/any_io_executor.hpp"
 #include "boost/asio/post.hpp"
 #include "boost/asio/steady_timer.hpp"
@@ -20,24 +24,41 @@ namespace tessera::http {
 // The count of buffered bytes is the only thing both sides touch.
 class Outbox final : public Reply {
  public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr Clock::time_point kNever = Clock::time_point::max();
+  static constexpr absl::Duration kLongest = absl::Hours(24 * 365);
+
   // At most `capacity` bytes wait to be written; `wake` is cancelled whenever something has
   // arrived. `posting` counts threads that are inside the executor, and must outlive their calls.
   Outbox(boost::asio::any_io_executor executor, std::atomic<int>* posting, size_t capacity,
          boost::asio::steady_timer* wake)
       : executor_(std::move(executor)), posting_(posting), capacity_(capacity), wake_(wake) {}
 
+  void PromiseEvents(Headers headers, absl::Duration within) override {
+    const Clock::time_point when =
+        Clock::now() + absl::ToChronoNanoseconds(std::min(within, kLongest));
+    Post([this, when, headers = std::move(headers)]() mutable {
+      promised_head_ = std::move(headers);
+      promised_ = when;
+    });
+  }
+
   void Send(Response response) override {
     Post([this, response = std::move(response)]() mutable {
-      response_ = std::move(response);
       finished_ = true;
+      promised_ = kNever;
+      if (!events_begun_) {
+        response_ = std::move(response);
+        return;
+      }
+      std::string last = EventOf(response.body) + "data: [DONE]\n\n";
+      buffered_.fetch_add(last.size(), std::memory_order_relaxed);
+      events_ += last;
     });
   }
 
   void StartEvents(Headers headers) override {
-    Post([this, headers = std::move(headers)]() mutable {
-      events_head_ = std::move(headers);
-      events_begun_ = true;
-    });
+    Post([this, headers = std::move(headers)]() mutable { Begin(std::move(headers)); });
   }
 
   bool Write(std::string bytes) override {
@@ -61,6 +82,12 @@ class Outbox final : public Reply {
   // Executor only. StartEvents has been called, so the stream needs an end.
   bool events_begun() const { return events_begun_; }
 
+  // Executor only. When the stream begins by itself, unless an answer comes before.
+  Clock::time_point promised() const { return promised_; }
+
+  // Executor only. That time has come.
+  void KeepPromise() { Begin(std::exchange(promised_head_, {})); }
+
   // Executor only. Some bytes were dropped: the stream must not be ended as if it were whole.
   bool lost() const { return lost_.load(std::memory_order_relaxed); }
 
@@ -77,6 +104,24 @@ class Outbox final : public Reply {
   void Written(size_t bytes) { buffered_.fetch_sub(bytes, std::memory_order_relaxed); }
 
  private:
+  void Begin(Headers headers) {
+    promised_ = kNever;
+    if (events_begun_) return;
+    events_head_ = std::move(headers);
+    events_begun_ = true;
+  }
+
+  // One event has all lines of `text`.
+  static std::string EventOf(std::string_view text) {
+    std::string event;
+    while (true) {
+      const size_t end = text.find('\n');
+      event.append("data: ").append(text.substr(0, end)).append("\n");
+      if (end == std::string_view::npos) return event + "\n";
+      text.remove_prefix(end + 1);
+    }
+  }
+
   template <typename Call>
   void Post(Call call) {
     // Copies: when this is a last call, the outbox may be gone before post returns. The server may
@@ -101,6 +146,8 @@ class Outbox final : public Reply {
   std::atomic<bool> lost_ = false;
 
   // Executor only.
+  Headers promised_head_;
+  Clock::time_point promised_ = kNever;
   std::optional<Response> response_;
   std::optional<Headers> events_head_;
   std::string events_;

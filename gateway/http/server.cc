@@ -1,5 +1,8 @@
 #include "gateway/http/server.h"
 
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -27,6 +30,8 @@
 #include "boost/asio/strand.hpp"
 #include "boost/asio/use_awaitable.hpp"
 #include "gateway/http/connection.h"
+#include "gateway/http/cors.h"
+#include "gateway/http/tls.h"
 #include "glog/logging.h"
 
 namespace tessera::http {
@@ -38,6 +43,8 @@ using boost::system::error_code;
 
 // Connections past the limit that are told so; past these too, they are closed unread.
 constexpr size_t kRefusedConnections = 64;
+// What a process needs beside connections: workers' channels, logs, event queues.
+constexpr size_t kOtherDescriptors = 256;
 constexpr auto kUse = asio::as_tuple(asio::use_awaitable);
 
 // Splits "host:port" and resolves the host.
@@ -65,14 +72,36 @@ absl::StatusOr<tcp::endpoint> ParseEndpoint(const std::string& listen) {
   return found.begin()->endpoint();
 }
 
+// A connection is a descriptor, and so is much else in a process; the usual soft limit of 1024 is
+// meant for programs that use select().
+void RaiseDescriptorLimit(size_t connections) {
+  const rlim_t wanted = connections + kRefusedConnections + kOtherDescriptors;
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min(wanted, limit.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur < wanted) {
+    LOG(WARNING) << "event=few_descriptors limit=" << limit.rlim_cur << " wanted=" << wanted
+                 << " max_connections=" << connections;
+  }
+}
+
 class AsioServer final : public Server {
  public:
   AsioServer(const ServerOptions& options, Handler* handler)
-      : options_(options), handler_(handler), acceptor_(asio::make_strand(context_)) {}
+      : options_(options),
+        cors_(options.cors_origins),
+        acceptor_(asio::make_strand(context_)),
+        shared_{.options = &options_, .cors = &cors_, .handler = handler, .posting = &posting_} {}
 
   ~AsioServer() override { Stop(absl::ZeroDuration()); }
 
   absl::Status Start() {
+    RETURN_IF_ERROR(Cors::Check(options_.cors_origins));
+    if (!options_.tls_cert_file.empty() || !options_.tls_key_file.empty()) {
+      ASSIGN_OR_RETURN(tls_, TlsContext::Load(options_.tls_cert_file, options_.tls_key_file));
+      shared_.tls = tls_.get();
+    }
     ASSIGN_OR_RETURN(const tcp::endpoint endpoint, ParseEndpoint(options_.listen));
     error_code error;
     acceptor_.open(endpoint.protocol(), error);
@@ -83,6 +112,7 @@ class AsioServer final : public Server {
       return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen, ": ",
                                                  absl::AsciiStrToLower(error.message())));
     }
+    RaiseDescriptorLimit(options_.max_connections);
     port_ = acceptor_.local_endpoint(error).port();
     asio::co_spawn(acceptor_.get_executor(), Accept(), asio::detached);
     for (int i = 0; i < options_.threads; ++i) {
@@ -153,8 +183,7 @@ class AsioServer final : public Server {
   }
 
   void Spawn(Strand strand, tcp::socket socket, bool refuse) {
-    auto connection =
-        std::make_unique<Connection>(std::move(socket), options_, handler_, &posting_, refuse);
+    auto connection = std::make_unique<Connection>(std::move(socket), shared_, refuse);
     uint64_t id = 0;
     {
       absl::MutexLock lock(&mutex_);
@@ -197,13 +226,15 @@ class AsioServer final : public Server {
   }
 
   const ServerOptions options_;
-  Handler* const handler_;
+  const Cors cors_;
+  std::unique_ptr<TlsContext> tls_;
   asio::io_context context_;
   asio::executor_work_guard<asio::io_context::executor_type> guard_{context_.get_executor()};
   tcp::acceptor acceptor_;
   int port_ = 0;
   // Threads that are inside an executor of `context_` and not ours.
   std::atomic<int> posting_ = 0;
+  ConnectionContext shared_;  // not changed once it listens
   std::vector<std::thread> threads_;
 
   mutable absl::Mutex mutex_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -19,7 +20,8 @@ struct ServerOptions {
   std::string listen = "0.0.0.0:8000";
   // Threads that serve all connections. A stream costs no thread.
   int threads = 2;
-  // Past this many connections a few more are answered with 503, the rest are closed at once.
+  // Past this many connections a few more are answered with 503, the rest are closed at once. The
+  // process's limit of open files is raised to hold them, as far as its hard limit allows.
   size_t max_connections = 4096;
   // A request with a larger body is answered with 413.
   uint64_t max_body_bytes = 16 << 20;
@@ -35,6 +37,17 @@ struct ServerOptions {
   absl::Duration body_timeout = absl::Seconds(60);
   // For one write to a client that does not read.
   absl::Duration write_timeout = absl::Seconds(30);
+  // A stream of events on which nothing was written for so long gets a comment line, so that no
+  // proxy takes it for dead. Clients do not see comments.
+  absl::Duration keep_alive_interval = absl::Seconds(15);
+  // Web pages that may use this server: origins such as "https://chat.example.org", or "*" for all.
+  // Empty: no page may, and OPTIONS requests go to the handler.
+  std::vector<std::string> cors_origins;
+  // PEM files of the certificate (with the chain behind it) and of its key, without a passphrase.
+  // Both or neither; with them the server speaks TLS 1.2 and 1.3 only, no plain HTTP. The handshake
+  // counts as part of the first request's headers: header_timeout.
+  std::string tls_cert_file;
+  std::string tls_key_file;
 };
 
 // Thread-safe. Destruction stops it without a drain.
@@ -43,7 +56,7 @@ class Server {
   virtual ~Server() = default;
 
   // Listens and serves until Stop. `handler` must outlive the server. Errors: InvalidArgument
-  // (address), Unavailable ("cannot listen on ...: why").
+  // (address, origins, TLS files by name), Unavailable ("cannot listen on ...: why").
   static absl::StatusOr<std::unique_ptr<Server>> Listen(const ServerOptions& options,
                                                         Handler* handler);
 

@@ -2,17 +2,23 @@
 
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "boost/json/array.hpp"
 #include "boost/json/object.hpp"
 #include "boost/json/serialize.hpp"
 #include "gateway/openai/error.h"
+#include "gateway/openai/exchange.h"
 #include "gateway/openai/request_id.h"
+#include "gateway/openai/task.h"
+#include "gateway/openai/tokenize.h"
 #include "gateway/openai/views.h"
 #include "gateway/text/utf8.h"
+#include "glog/logging.h"
 
 namespace tessera::openai {
 namespace {
@@ -21,6 +27,7 @@ namespace json = boost::json;
 
 constexpr std::string_view kVersion = "0.1.0";
 constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 http::Response JsonResponse(int status, const json::object& body) {
   http::Response response;
@@ -29,12 +36,48 @@ http::Response JsonResponse(int status, const json::object& body) {
   return response;
 }
 
-bool IsGetRoute(std::string_view path) {
-  return path == "/health" || path == "/ping" || path == "/version" || path == "/v1/models" ||
-         (path.substr(0, kModelPrefix.size()) == kModelPrefix && path.size() > kModelPrefix.size());
+// What metrics call a path, and the methods that it answers, comma-separated.
+struct RouteName {
+  std::string_view name;
+  std::string_view methods;
+};
+
+constexpr std::string_view kGet = "GET, HEAD";
+constexpr RouteName kRoutes[] = {
+    {"/v1/chat/completions", "POST"},
+    {"/v1/completions", "POST"},
+    {"/v1/models", kGet},
+    {"/tokenize", "POST"},
+    {"/detokenize", "POST"},
+    {"/health", kGet},
+    {"/ping", kGet},
+    {"/version", kGet},
+    {"/metrics", kGet},
+    {"/cluster", kGet},
+};
+constexpr RouteName kModelRoute = {"/v1/models/{id}", kGet};
+constexpr RouteName kNoRoute = {"other", {}};
+
+RouteName RouteOf(std::string_view path) {
+  for (const RouteName& route : kRoutes) {
+    if (path == route.name) return route;
+  }
+  if (path.size() > kModelPrefix.size() && path.substr(0, kModelPrefix.size()) == kModelPrefix) {
+    return kModelRoute;
+  }
+  const std::string_view chunks = ChunkApi::RouteOf(path);
+  if (!chunks.empty()) return {chunks, ChunkApi::MethodsOf(chunks)};
+  return kNoRoute;
 }
 
-std::optional<Endpoint> PostRoute(std::string_view path) {
+bool Allows(std::string_view methods, std::string_view method) {
+  for (const absl::string_view allowed : absl::StrSplit(AbslView(methods), ", ")) {
+    if (StdView(allowed) == method) return true;
+  }
+  return false;
+}
+
+std::optional<Endpoint> EndpointOf(std::string_view path) {
   if (path == "/v1/completions") return Endpoint::kCompletions;
   if (path == "/v1/chat/completions") return Endpoint::kChat;
   return std::nullopt;
@@ -54,8 +97,46 @@ http::Response UnknownRoute(std::string_view path) {
   return JsonResponse(
       404, ErrorObject(404,
                        absl::StrCat("there is no route ", AbslView(shown),
-                                    ": see /v1/chat/completions, /v1/completions, /v1/models"),
+                                    ": see /v1/chat/completions, /v1/completions, /v1/chunks, "
+                                    "/v1/models"),
                        {}, {}));
+}
+
+absl::Status NoWorker() {
+  return absl::UnavailableError("no worker is ready: the model may still be loading");
+}
+
+http::Response Refusal(const absl::Status& status) {
+  const bool unknown = absl::IsUnauthenticated(status);
+  return ErrorResponse(
+      WithParameter(status, {}, unknown ? "invalid_api_key" : "rate_limit_exceeded"));
+}
+
+ChunkApiOptions ChunkOptionsOf(const ApiOptions& options) {
+  ChunkApiOptions chunks = options.chunks;
+  chunks.text = options.text;
+  chunks.segmenter = options.segmenter;
+  chunks.workers = options.completion.workers;
+  return chunks;
+}
+
+CompletionContext CompletionContextOf(const ApiOptions& options, ChunkApi* chunks,
+                                      CompletionObserver* observer) {
+  CompletionContext context = options.completion;
+  context.chunk_texts = chunks->has_cache() ? chunks : nullptr;
+  context.observer = observer;
+  return context;
+}
+
+json::object WorkerObject(const WorkerState& state) {
+  json::object object;
+  object["address"] = state.address;
+  object["state"] = state.ready ? "ready" : "down";
+  object["in_flight"] = state.in_flight;
+  object["model"] = state.ready ? json::value(state.model) : json::value(nullptr);
+  object["device"] = state.ready ? json::value(state.device) : json::value(nullptr);
+  object["blend"] = state.blend_enabled;
+  return object;
 }
 
 json::object ModelObject(const worker::v1::GetModelResponse& model, int64_t created) {
@@ -71,35 +152,81 @@ json::object ModelObject(const worker::v1::GetModelResponse& model, int64_t crea
 }  // namespace
 
 Api::Api(const ApiOptions& options)
-    : options_(options), started_(absl::ToUnixSeconds(absl::Now())), queue_(options.max_queued) {
-  for (int i = 0; i < options_.prepare_threads; ++i) {
-    threads_.emplace_back([this] {
-      while (const std::optional<Completion*> completion = queue_.Pop()) (*completion)->Run();
-    });
-  }
+    : options_(options),
+      started_(absl::ToUnixSeconds(absl::Now())),
+      access_(options.access),
+      metrics_(Metrics::Make()),
+      api_metrics_(metrics_.get(), {.workers = options.completion.workers,
+                                    .waiting = [this] { return waiting_.load(); },
+                                    .vllm_names = options.vllm_metric_names}),
+      observer_(this),
+      chunks_(ChunkOptionsOf(options),
+              [this](size_t caller, uint64_t tokens) { Charge(caller, tokens); }),
+      completion_(CompletionContextOf(options, &chunks_, &observer_)),
+      threads_(static_cast<size_t>(options.prepare_threads), options.max_queued) {
+  CHECK(options.text != nullptr || options.chunks.cache == nullptr) << "chunks need the text";
+  metrics_->AddSource(OwnSamples());
 }
 
-Api::~Api() {
-  queue_.Close();
-  for (std::thread& thread : threads_) thread.join();
+Api::~Api() { metrics_->RemoveSources(); }
+
+void Api::Observer::OnFinished(const CompletionReport& report) {
+  api_.api_metrics_.OnFinished(report);
+  const worker::v1::PromptUsage& usage = report.usage;
+  api_.Charge(report.caller, uint64_t{usage.exact_tokens()} + usage.blended_tokens() +
+                                 usage.recomputed_tokens() + usage.computed_tokens() +
+                                 report.completion_tokens);
 }
+
+void Api::Charge(size_t caller, uint64_t tokens) { access_.Charge(caller, tokens, absl::Now()); }
 
 std::unique_ptr<http::Work> Api::Handle(http::Request request, http::Reply& reply) {
   std::string request_id = RequestId(request.Header("x-request-id"));
-  const std::optional<Endpoint> endpoint = PostRoute(request.path);
-  http::Response response;
-  if (endpoint && request.method == "POST") {
-    return Complete(*endpoint, std::move(request), std::move(request_id), reply);
+  AccessDecision access = access_.Check(request, absl::Now());
+  // Nobody learns which routes there are, and no series is made, without a key.
+  const RouteName route = absl::IsUnauthenticated(access.status) ? kNoRoute : RouteOf(request.path);
+  auto exchange = std::make_unique<Exchange>(
+      std::move(access.headers),
+      [this, name = route.name](int status) { api_metrics_.CountResponse(name, status); }, &reply);
+  std::optional<http::Response> refusal;
+  if (!access.status.ok()) {
+    refusal = Refusal(access.status);
+    if (absl::IsResourceExhausted(access.status)) {
+      api_metrics_.CountRateLimited(access_.CallerName(access.caller));
+    }
+  } else if (route.methods.empty()) {
+    refusal = UnknownRoute(request.path);
+  } else if (!Allows(route.methods, request.method)) {
+    refusal = MethodNotAllowed(request.path, route.methods);
   }
-  if (endpoint) {
-    response = MethodNotAllowed(request.path, "POST");
-  } else if (!IsGetRoute(request.path)) {
-    response = UnknownRoute(request.path);
-  } else if (request.method == "GET") {
-    response = Get(request.path);
-  } else {
-    response = MethodNotAllowed(request.path, "GET");
+  if (refusal) {
+    refusal->headers.emplace_back("X-Request-Id", std::move(request_id));
+    exchange->Send(*std::move(refusal));
+    return nullptr;
   }
+  std::unique_ptr<http::Work> work =
+      Route(std::move(request), std::move(request_id), access.caller, *exchange);
+  // Null: answered already, so that nothing is needed any more.
+  if (work == nullptr) return nullptr;
+  exchange->set_work(std::move(work));
+  return exchange;
+}
+
+std::unique_ptr<http::Work> Api::Route(http::Request request, std::string request_id, size_t caller,
+                                       http::Reply& reply) {
+  if (const std::optional<Endpoint> endpoint = EndpointOf(request.path)) {
+    return Complete(*endpoint, std::move(request), std::move(request_id), caller, reply);
+  }
+  if (!ChunkApi::RouteOf(request.path).empty()) {
+    return chunks_.Handle(std::move(request), std::move(request_id), caller, reply);
+  }
+  if (request.method == "POST") {
+    return RunTokenizer(std::move(request), std::move(request_id), reply);
+  }
+  if (request.path == "/cluster") {
+    return chunks_.Run([this] { return Cluster(); }, std::move(request_id), reply);
+  }
+  http::Response response = Get(request.path);
   response.headers.emplace_back("X-Request-Id", std::move(request_id));
   reply.Send(std::move(response));
   return nullptr;
@@ -112,34 +239,64 @@ http::Response Api::Refuse(int status, std::string_view message) {
 }
 
 std::unique_ptr<http::Work> Api::Complete(Endpoint endpoint, http::Request request,
-                                          std::string request_id, http::Reply& reply) {
-  auto completion = std::make_unique<Completion>(
-      options_.completion, endpoint, std::move(request_id), std::move(request.body), &reply);
-  if (!queue_.TryPush(completion.get())) {
-    completion->Refuse(
+                                          std::string request_id, size_t caller,
+                                          http::Reply& reply) {
+  auto completion = std::make_unique<Completion>(completion_, endpoint, std::move(request),
+                                                 std::move(request_id), caller, &reply);
+  Completion* const running = completion.get();
+  ++waiting_;
+  const bool taken = threads_.TryRun([this, running] {
+    --waiting_;
+    running->Run();
+  });
+  if (!taken) {
+    --waiting_;
+    running->Refuse(
         absl::ResourceExhaustedError("too many requests are waiting here: retry later"));
   }
   return completion;
 }
 
-http::Response Api::Get(std::string_view path) const {
+std::unique_ptr<http::Work> Api::RunTokenizer(http::Request request, std::string request_id,
+                                              http::Reply& reply) {
+  CHECK(options_.text != nullptr);
+  const auto shared = std::make_shared<const http::Request>(std::move(request));
+  return Task::Run(
+      threads_,
+      [this, shared]() -> http::Response {
+        const TokenizeContext context = {options_.text, options_.segmenter,
+                                         completion_.chunk_texts};
+        const auto model = completion_.workers->Model();
+        if (!model) return ErrorResponse(NoWorker());
+        const absl::StatusOr<json::object> body = shared->path == "/tokenize"
+                                                      ? Tokenize(context, *model, *shared)
+                                                      : Detokenize(context, *model, *shared);
+        return body.ok() ? JsonResponse(200, *body) : ErrorResponse(body.status());
+      },
+      std::move(request_id), reply);
+}
+
+http::Response Api::Get(std::string_view path) {
   if (path == "/health") return Health();
   if (path == "/ping") return JsonResponse(200, {{"status", "ok"}});
   if (path == "/version") {
     return JsonResponse(200, {{"version", json::string_view(kVersion)}});
+  }
+  if (path == "/metrics") {
+    return {.content_type = kMetricsType, .headers = {}, .body = metrics_->Text()};
   }
   if (path == "/v1/models") return ListModels();
   return GetModel(path.substr(kModelPrefix.size()));
 }
 
 http::Response Api::Health() const {
-  if (options_.completion.workers->ready()) return JsonResponse(200, {{"status", "ready"}});
+  if (completion_.workers->ready()) return JsonResponse(200, {{"status", "ready"}});
   return JsonResponse(503, {{"status", "loading"}});
 }
 
 http::Response Api::ListModels() const {
   json::array models;
-  const auto model = options_.completion.workers->Model();
+  const auto model = completion_.workers->Model();
   if (model) models.push_back(ModelObject(*model, started_));
   json::object list;
   list["object"] = "list";
@@ -148,16 +305,49 @@ http::Response Api::ListModels() const {
 }
 
 http::Response Api::GetModel(std::string_view id) const {
-  const auto model = options_.completion.workers->Model();
+  const auto model = completion_.workers->Model();
   if (!model) {
-    return ErrorResponse(
-        absl::UnavailableError("no worker is ready: the model may still be loading"));
+    return ErrorResponse(NoWorker());
   }
   if (id != model->name()) {
     const bool readable = FindInvalidUtf8(id) == std::string_view::npos;
     return ErrorResponse(ModelNotFound(readable ? id : "", model->name()));
   }
   return JsonResponse(200, ModelObject(*model, started_));
+}
+
+http::Response Api::Cluster() {
+  json::array workers;
+  for (const WorkerState& state : completion_.workers->States()) {
+    workers.push_back(WorkerObject(state));
+  }
+  json::object body;
+  body["ready"] = completion_.workers->ready();
+  body["workers"] = std::move(workers);
+  body["cache"] = nullptr;
+  if (chunks_.has_cache()) body["cache"] = {{"reachable", chunks_.PingCache().ok()}};
+  return JsonResponse(200, body);
+}
+
+MetricSource Api::OwnSamples() const {
+  const auto sample = [](const char* name, const char* help, bool counter, uint64_t value) {
+    return MetricSample{name, help, counter, {}, static_cast<double>(value)};
+  };
+  const IngestTotals* const totals = &chunks_.totals();
+  return [totals, sample]() -> std::vector<MetricSample> {
+    return {
+        sample("tessera_chunk_ingests_running", "Requests to store texts that run now.", false,
+               totals->open),
+        sample("tessera_chunks_stored_total", "Texts that were stored ahead.", true,
+               totals->stored),
+        sample("tessera_chunks_failed_total", "Texts that could not be stored ahead.", true,
+               totals->failed),
+        sample("tessera_chunk_tokens_total", "Tokens of texts that were stored ahead.", true,
+               totals->tokens),
+        sample("tessera_chunk_cached_tokens_total", "Of these, what the cache had already.", true,
+               totals->cached_tokens),
+    };
+  };
 }
 
 }  // namespace tessera::openai

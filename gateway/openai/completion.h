@@ -2,6 +2,7 @@
 #ifndef TESSERA_GATEWAY_OPENAI_COMPLETION_H_
 #define TESSERA_GATEWAY_OPENAI_COMPLETION_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -9,14 +10,19 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gateway/http/handler.h"
+#include "gateway/openai/answer.h"
+#include "gateway/openai/chunk_texts.h"
+#include "gateway/openai/observer.h"
 #include "gateway/openai/prepare.h"
+#include "gateway/openai/prompt_answers.h"
 #include "gateway/openai/request.h"
 #include "gateway/openai/response.h"
 #include "gateway/router/worker_pool.h"
-#include "gateway/text/stream_decoder.h"
 #include "gateway/text/tokenizer.h"
 
 namespace tessera::openai {
@@ -26,21 +32,31 @@ struct CompletionContext {
   const Tokenizer* tokenizer = nullptr;
   const Preparer* preparer = nullptr;
   WorkerPool* workers = nullptr;
+  // Looks up chunks that prompts name; null: there are none.
+  ChunkTexts* chunk_texts = nullptr;
+  // Hears of every request; null: nobody does.
+  CompletionObserver* observer = nullptr;
   // From the request's arrival to its last token.
   absl::Duration timeout = absl::Minutes(10);
+  // A stream whose first event takes longer is begun without it, so that nobody between gives up.
+  absl::Duration first_event_within = absl::Seconds(15);
+  // Prompts of one request; each is a call of its own.
+  size_t max_prompts = 64;
 };
 
-// Three threads meet here, one after the other but for Cancel: Run on a thread of the API, then the
-// worker's callbacks, while Cancel may come from the network at any time. So all but the call
-// itself is without a lock: Run is over with it before the first callback can read it.
-class Completion final : public http::Work, private GenerateListener {
+// A call to a worker for every prompt, all at a time; their events come on threads of the RPC
+// library, Run on a thread of the API, Cancel from the network. One lock is held by whoever handles
+// one of these, so the reply gets one call at a time. The reply's last call comes after every
+// call's last event, and after the lock was let go.
+class Completion final : public http::Work {
  public:
-  // `context` and `reply` must outlive it.
-  Completion(const CompletionContext& context, Endpoint endpoint, std::string request_id,
-             std::string body, http::Reply* reply);
+  // `context` and `reply` must outlive it. `caller` is the index of the API key that asked.
+  Completion(const CompletionContext& context, Endpoint endpoint, http::Request request,
+             std::string request_id, size_t caller, http::Reply* reply);
+  ~Completion() override;
 
-  // Parses, tokenizes, and starts the worker's call; or answers with an error. Call once. The
-  // object may be gone when this returns.
+  // Parses, tokenizes, and starts the calls; or answers with an error. Call once. The object may be
+  // gone when this returns.
   void Run();
 
   void Cancel() override;
@@ -49,41 +65,72 @@ class Completion final : public http::Work, private GenerateListener {
   void Refuse(const absl::Status& status);
 
  private:
+  class PromptCall;
+  // An answer that is sent whole.
+  struct Whole {
+    std::string text;
+    std::vector<ScoredToken> tokens;
+    size_t echo_tokens = 0;
+  };
+  // What the reply gets in the end.
+  struct LastWords {
+    std::optional<http::Response> response;  // absent: a stream ends
+    std::string tail;
+  };
+
   absl::Status Start();
-  void OnEvent(const worker::v1::GenerateResponse& event) override;
-  void OnDone(absl::Status status) override;
-  void OnStarted(const worker::v1::Started& started);
-  void OnToken(uint32_t id);
-  // The text of this token is not part of the answer, because it ended it.
-  bool Ends(uint32_t id) const;
-  // Enough was generated, or nobody listens: stops the worker.
-  void CancelCall();
-  // What the call's end means: OK when there is a whole answer.
-  absl::Status Outcome(absl::Status status) const;
-  void FinishStream(const absl::Status& outcome);
-  void Log(const absl::Status& outcome) const;
+  void SetUp(const worker::v1::GetModelResponse& model, std::vector<PreparedPrompt>* prompts)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status StartCalls(std::vector<PreparedPrompt> prompts)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnEvent(PromptCall& call, const worker::v1::GenerateResponse& event)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnDone(PromptCall& call, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Nobody will get a whole answer any more: stops all calls. Only the first failure counts.
+  void Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CancelCalls() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Observe(PromptCall& call, const worker::v1::Token& token)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // Hands pieces of answers on: into the stream, or to wholes_.
+  void Deliver(PromptCall& call, std::vector<PromptAnswers::Piece> pieces)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Gather(size_t choice, PromptAnswers::Piece piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The events that one piece is; none, one or two.
+  std::string EventsOf(const PromptCall& call, const PromptAnswers::Piece& piece) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginStream() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  RequestUsage UsageSoFar() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // After every call has ended.
+  LastWords Conclude() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string WholeBody() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tells log and observer how it went.
+  void Report(const absl::Status& outcome) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  CompletionReport MakeReport(const absl::Status& outcome) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CompletionContext& context_;
   const Endpoint endpoint_;
   const std::string request_id_;
+  const size_t caller_;
   http::Reply* const reply_;
   const absl::Time arrived_ = absl::Now();
-  std::string body_;
 
-  ApiRequest request_;
-  std::vector<uint32_t> end_token_ids_;
-  std::optional<ResponseBuilder> builder_;
-  std::optional<StreamDecoder> decoder_;
-  std::optional<worker::v1::Started> started_;
-  std::optional<worker::v1::Finished> finished_;
-  uint32_t completion_tokens_ = 0;
-  absl::Time first_token_ = absl::InfiniteFuture();
-  std::string text_;          // the answer so far, when it is not streamed
-  bool lost_client_ = false;  // the reply dropped bytes
-
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<WorkerCall> call_ ABSL_GUARDED_BY(mutex_);
+  http::Request http_request_ ABSL_GUARDED_BY(mutex_);
+  ApiRequest request_ ABSL_GUARDED_BY(mutex_);
+  AnswerOptions answer_options_ ABSL_GUARDED_BY(mutex_);
+  std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<PromptCall>> calls_ ABSL_GUARDED_BY(mutex_);
+  size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // calls whose last event is to come
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  bool stream_begun_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Whole> wholes_ ABSL_GUARDED_BY(mutex_);  // by choice; when not streamed
+  size_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;      // in wholes_, about
+  absl::Time first_token_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
 };
 
 }  // namespace tessera::openai

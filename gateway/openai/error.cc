@@ -1,6 +1,7 @@
 #include "gateway/openai/error.h"
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "boost/json/serialize.hpp"
 #include "gateway/openai/views.h"
@@ -29,6 +30,15 @@ json::value OrNull(std::string_view text) {
 std::string_view Shortened(std::string_view text) {
   text = text.substr(0, kMaxTextBytes);
   return text.substr(0, FindInvalidUtf8(text));
+}
+
+// gRPC's own words for a worker that is down, as opposed to the worker's.
+bool NamesAnAddress(const absl::Status& status) {
+  if (!absl::IsUnavailable(status)) return false;
+  for (const char* const scheme : {"ipv4:", "ipv6:", "unix:", "dns:", "addresses"}) {
+    if (absl::StrContains(status.message(), scheme)) return true;
+  }
+  return false;
 }
 
 std::string_view TypeOf(int http_status) {
@@ -76,6 +86,8 @@ int HttpStatus(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kFailedPrecondition:
       return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kResourceExhausted:
@@ -104,8 +116,10 @@ json::object ErrorObject(int http_status, std::string_view message, std::string_
 }
 
 json::object ErrorObject(const absl::Status& status) {
-  return ErrorObject(HttpStatus(status), StdView(status.message()), Payload(status, kParam),
-                     Payload(status, kCode));
+  const std::string_view message = NamesAnAddress(status)
+                                       ? "the worker cannot be reached: try again later"
+                                       : StdView(status.message());
+  return ErrorObject(HttpStatus(status), message, Payload(status, kParam), Payload(status, kCode));
 }
 
 http::Response ErrorResponse(const absl::Status& status) {

@@ -1,10 +1,12 @@
 #include "gateway/openai/response.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "boost/json/array.hpp"
 #include "boost/json/serialize.hpp"
+#include "gateway/openai/logprobs.h"
 #include "gateway/openai/views.h"
 
 namespace tessera::openai {
@@ -31,135 +33,198 @@ std::string_view SourceName(v1::SegmentReport::Source source) {
   }
 }
 
+json::object SegmentObject(const v1::SegmentReport& report) {
+  json::object segment;
+  segment["tokens"] = report.tokens();
+  segment["source"] = View(SourceName(report.source()));
+  segment["tier"] = report.tier().empty() ? json::value(nullptr) : json::value(View(report.tier()));
+  segment["recomputed_tokens"] = report.recomputed_tokens();
+  return segment;
+}
+
+json::value StopReason(const Answer& answer) {
+  if (answer.stop_string()) return View(*answer.stop_string());
+  if (answer.stop_token()) return *answer.stop_token();
+  return nullptr;
+}
+
+json::array TokenIdArray(const std::vector<uint32_t>& ids) {
+  return json::array(ids.begin(), ids.end());
+}
+
+json::array TokenIdArray(std::span<const ScoredToken> tokens) {
+  json::array ids;
+  ids.reserve(tokens.size());
+  for (const ScoredToken& token : tokens) ids.push_back(token.id);
+  return ids;
+}
+
+// Of an echo the prompt's tokens are no part of the answer's.
+std::span<const ScoredToken> AnswerTokens(const ChoicePart& part) {
+  return part.tokens.subspan(std::min(part.echo_tokens, part.tokens.size()));
+}
+
 }  // namespace
 
 std::string Event(std::string_view json) { return absl::StrCat("data: ", AbslView(json), "\n\n"); }
 
-json::object UsageObject(const v1::Started& started, uint32_t completion_tokens) {
-  const v1::PromptUsage& usage = started.usage();
-  const uint64_t prompt_tokens = PromptTokens(usage);
+v1::PromptUsage SumUsage(const RequestUsage& usage) {
+  v1::PromptUsage sum;
+  for (const v1::Started* const prompt : usage.prompts) {
+    const v1::PromptUsage& each = prompt->usage();
+    sum.set_exact_tokens(sum.exact_tokens() + each.exact_tokens());
+    sum.set_blended_tokens(sum.blended_tokens() + each.blended_tokens());
+    sum.set_recomputed_tokens(sum.recomputed_tokens() + each.recomputed_tokens());
+    sum.set_computed_tokens(sum.computed_tokens() + each.computed_tokens());
+  }
+  return sum;
+}
+
+json::object UsageObject(const RequestUsage& usage) {
+  const v1::PromptUsage sum = SumUsage(usage);
+  const uint64_t prompt_tokens = PromptTokens(sum);
   json::object object;
   object["prompt_tokens"] = prompt_tokens;
-  object["completion_tokens"] = completion_tokens;
-  object["total_tokens"] = prompt_tokens + completion_tokens;
+  object["completion_tokens"] = usage.completion_tokens;
+  object["total_tokens"] = prompt_tokens + usage.completion_tokens;
   object["prompt_tokens_details"] =
-      json::object{{"cached_tokens", uint64_t{usage.exact_tokens()} + usage.blended_tokens()}};
+      json::object{{"cached_tokens", uint64_t{sum.exact_tokens()} + sum.blended_tokens()}};
   return object;
 }
 
-json::object TesseraObject(const v1::Started& started) {
-  const v1::PromptUsage& usage = started.usage();
+json::object TesseraObject(const RequestUsage& usage) {
+  const v1::PromptUsage sum = SumUsage(usage);
   json::object object;
-  object["exact_tokens"] = usage.exact_tokens();
-  object["blended_tokens"] = usage.blended_tokens();
-  object["recomputed_tokens"] = usage.recomputed_tokens();
-  object["computed_tokens"] = usage.computed_tokens();
-  object["policy"] = started.policy();
-  object["correction"] = started.correction();
-  object["queue_ms"] = static_cast<double>(started.queue_us()) / 1000.0;
-  object["prefill_ms"] = static_cast<double>(started.prefill_us()) / 1000.0;
+  object["exact_tokens"] = sum.exact_tokens();
+  object["blended_tokens"] = sum.blended_tokens();
+  object["recomputed_tokens"] = sum.recomputed_tokens();
+  object["computed_tokens"] = sum.computed_tokens();
+  uint64_t queue_us = 0;
+  uint64_t prefill_us = 0;
   json::array segments;
-  for (const v1::SegmentReport& report : started.segments()) {
-    json::object segment;
-    segment["tokens"] = report.tokens();
-    segment["source"] = View(SourceName(report.source()));
-    segment["tier"] =
-        report.tier().empty() ? json::value(nullptr) : json::value(View(report.tier()));
-    segment["recomputed_tokens"] = report.recomputed_tokens();
-    segments.push_back(std::move(segment));
+  for (size_t i = 0; i < usage.prompts.size(); ++i) {
+    const v1::Started& prompt = *usage.prompts[i];
+    queue_us = std::max<uint64_t>(queue_us, prompt.queue_us());
+    prefill_us = std::max<uint64_t>(prefill_us, prompt.prefill_us());
+    for (const v1::SegmentReport& report : prompt.segments()) {
+      json::object segment = SegmentObject(report);
+      if (usage.prompts.size() > 1) segment["prompt"] = i;
+      segments.push_back(std::move(segment));
+    }
   }
+  const bool any = !usage.prompts.empty();
+  object["policy"] = View(any ? std::string_view(usage.prompts[0]->policy()) : "");
+  object["correction"] = any && usage.prompts[0]->correction();
+  object["queue_ms"] = static_cast<double>(queue_us) / 1000.0;
+  object["prefill_ms"] = static_cast<double>(prefill_us) / 1000.0;
   object["segments"] = std::move(segments);
   return object;
 }
 
-ResponseBuilder::ResponseBuilder(Endpoint endpoint, std::string_view request_id, std::string model,
-                                 int64_t created, bool include_usage)
-    : endpoint_(endpoint),
-      id_(absl::StrCat(endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-", AbslView(request_id))),
-      model_(std::move(model)),
-      created_(created),
-      include_usage_(include_usage) {}
+ResponseBuilder::ResponseBuilder(ResponseOptions options)
+    : options_(std::move(options)),
+      id_(absl::StrCat(chat() ? "chatcmpl-" : "cmpl-", options_.request_id)) {}
 
 json::object ResponseBuilder::Head(std::string_view object) const {
   json::object head;
   head["id"] = id_;
   head["object"] = View(object);
-  head["created"] = created_;
-  head["model"] = model_;
+  head["created"] = options_.created;
+  head["model"] = options_.model;
   return head;
 }
 
-std::string ResponseBuilder::Whole(std::string_view text, std::string_view finish_reason,
-                                   const v1::Started& started, uint32_t completion_tokens) const {
-  const bool chat = endpoint_ == Endpoint::kChat;
-  json::object choice;
-  choice["index"] = 0;
-  if (chat) {
-    choice["message"] = json::object{{"role", "assistant"}, {"content", View(text)}};
-  } else {
-    choice["text"] = View(text);
+json::object ResponseBuilder::ChunkHead() const {
+  return Head(chat() ? "chat.completion.chunk" : "text_completion");
+}
+
+void ResponseBuilder::AddRest(const ChoicePart& part, bool whole, json::object* choice) const {
+  json::value logprobs = nullptr;
+  if (options_.logprobs && (whole || !part.tokens.empty())) {
+    logprobs = chat() ? ChatLogprobs(*options_.tokenizer, part.tokens)
+                      : CompletionLogprobs(*options_.tokenizer, part.tokens);
   }
-  choice["logprobs"] = nullptr;
-  choice["finish_reason"] = View(finish_reason);
-  json::object body = Head(chat ? "chat.completion" : "text_completion");
-  body["choices"] = json::array{std::move(choice)};
-  body["usage"] = UsageObject(started, completion_tokens);
-  body["tessera"] = TesseraObject(started);
+  (*choice)["logprobs"] = std::move(logprobs);
+  (*choice)["finish_reason"] = nullptr;
+  if (part.ended != nullptr) {
+    (*choice)["finish_reason"] = View(part.ended->finish_reason());
+    (*choice)["stop_reason"] = StopReason(*part.ended);
+  }
+  if (!options_.token_ids) return;
+  (*choice)["token_ids"] = TokenIdArray(AnswerTokens(part));
+  // A chat has one prompt, and says so once.
+  if (!chat() && part.prompt_token_ids != nullptr) {
+    (*choice)["prompt_token_ids"] = TokenIdArray(*part.prompt_token_ids);
+  }
+}
+
+std::string ResponseBuilder::Whole(std::span<const ChoicePart> parts,
+                                   const RequestUsage& usage) const {
+  json::array choices;
+  json::object body = Head(chat() ? "chat.completion" : "text_completion");
+  for (const ChoicePart& part : parts) {
+    json::object choice;
+    choice["index"] = part.index;
+    if (chat()) {
+      choice["message"] = json::object{{"role", "assistant"}, {"content", View(part.text)}};
+    } else {
+      choice["text"] = View(part.text);
+    }
+    AddRest(part, /*whole=*/true, &choice);
+    choices.push_back(std::move(choice));
+    if (chat() && part.prompt_token_ids != nullptr) {
+      body["prompt_token_ids"] = TokenIdArray(*part.prompt_token_ids);
+    }
+  }
+  body["choices"] = std::move(choices);
+  body["usage"] = UsageObject(usage);
+  body["tessera"] = TesseraObject(usage);
   return json::serialize(body);
 }
 
-std::string ResponseBuilder::Chunk(json::object choice) const {
-  json::object body =
-      Head(endpoint_ == Endpoint::kChat ? "chat.completion.chunk" : "text_completion");
+std::string ResponseBuilder::Chunk(json::object body, json::object choice,
+                                   const RequestUsage& usage) const {
   body["choices"] = json::array{std::move(choice)};
-  if (include_usage_) body["usage"] = nullptr;
+  if (options_.continuous_usage) {
+    body["usage"] = UsageObject(usage);
+  } else if (options_.include_usage) {
+    body["usage"] = nullptr;
+  }
   return Event(json::serialize(body));
 }
 
-std::string ResponseBuilder::First() const {
-  if (endpoint_ != Endpoint::kChat) return {};
+std::string ResponseBuilder::First(const ChoicePart& part, const RequestUsage& usage) const {
   json::object choice;
-  choice["index"] = 0;
+  choice["index"] = part.index;
   choice["delta"] = json::object{{"role", "assistant"}, {"content", ""}};
   choice["logprobs"] = nullptr;
   choice["finish_reason"] = nullptr;
-  return Chunk(std::move(choice));
-}
-
-std::string ResponseBuilder::Text(std::string_view text) const {
-  json::object choice;
-  choice["index"] = 0;
-  if (endpoint_ == Endpoint::kChat) {
-    choice["delta"] = json::object{{"content", View(text)}};
-  } else {
-    choice["text"] = View(text);
+  json::object body = ChunkHead();
+  if (part.prompt_token_ids != nullptr) {
+    body["prompt_token_ids"] = TokenIdArray(*part.prompt_token_ids);
   }
-  choice["logprobs"] = nullptr;
-  choice["finish_reason"] = nullptr;
-  return Chunk(std::move(choice));
+  return Chunk(std::move(body), std::move(choice), usage);
 }
 
-std::string ResponseBuilder::Last(std::string_view text, std::string_view finish_reason) const {
+std::string ResponseBuilder::Part(const ChoicePart& part, const RequestUsage& usage) const {
   json::object choice;
-  choice["index"] = 0;
-  if (endpoint_ == Endpoint::kChat) {
+  choice["index"] = part.index;
+  if (chat()) {
     json::object delta;
-    if (!text.empty()) delta["content"] = View(text);
+    if (!part.text.empty()) delta["content"] = View(part.text);
     choice["delta"] = std::move(delta);
   } else {
-    choice["text"] = View(text);
+    choice["text"] = View(part.text);
   }
-  choice["logprobs"] = nullptr;
-  choice["finish_reason"] = View(finish_reason);
-  return Chunk(std::move(choice));
+  AddRest(part, /*whole=*/false, &choice);
+  return Chunk(ChunkHead(), std::move(choice), usage);
 }
 
-std::string ResponseBuilder::Usage(const v1::Started& started, uint32_t completion_tokens) const {
-  json::object body =
-      Head(endpoint_ == Endpoint::kChat ? "chat.completion.chunk" : "text_completion");
+std::string ResponseBuilder::Usage(const RequestUsage& usage) const {
+  json::object body = ChunkHead();
   body["choices"] = json::array{};
-  body["usage"] = UsageObject(started, completion_tokens);
-  body["tessera"] = TesseraObject(started);
+  body["usage"] = UsageObject(usage);
+  body["tessera"] = TesseraObject(usage);
   return Event(json::serialize(body));
 }
 

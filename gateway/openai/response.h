@@ -2,12 +2,17 @@
 #ifndef TESSERA_GATEWAY_OPENAI_RESPONSE_H_
 #define TESSERA_GATEWAY_OPENAI_RESPONSE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "boost/json/object.hpp"
+#include "gateway/openai/answer.h"
 #include "gateway/openai/request.h"
+#include "gateway/text/tokenizer.h"
 #include "proto/worker.pb.h"
 
 namespace tessera::openai {
@@ -17,41 +22,78 @@ std::string Event(std::string_view json);
 // The event that ends every stream.
 inline constexpr std::string_view kDoneEvent = "data: [DONE]\n\n";
 
-// Builds everything that is sent for one answer, with one id, model and time. Immutable.
+struct ResponseOptions {
+  Endpoint endpoint = Endpoint::kCompletions;
+  std::string request_id;
+  std::string model;
+  int64_t created = 0;  // seconds since 1970
+  // Every chunk of a stream but the last has usage null; with continuous_usage, what was used so
+  // far.
+  bool include_usage = false;
+  bool continuous_usage = false;
+  bool logprobs = false;
+  bool token_ids = false;
+  // Spells tokens. Must outlive the builder.
+  const Tokenizer* tokenizer = nullptr;
+};
+
+// One choice, or what a stream's chunk adds to it. Borrows everything.
+struct ChoicePart {
+  uint32_t index = 0;
+  std::string_view text;
+  std::span<const ScoredToken> tokens;
+  // So many of them, the first ones, are the echoed prompt's.
+  size_t echo_tokens = 0;
+  // Where this is its end: the answer, for its reasons.
+  const Answer* ended = nullptr;
+  // Of its prompt, on the first part of a choice where token ids are asked for.
+  const std::vector<uint32_t>* prompt_token_ids = nullptr;
+};
+
+// What a request has used: the prompts whose prefill has ended, in order, and the tokens of all
+// answers. Borrows the prompts.
+struct RequestUsage {
+  std::vector<const worker::v1::Started*> prompts;
+  uint64_t completion_tokens = 0;
+};
+
+// Builds everything that is sent for one request, with one id, model and time. Immutable.
 class ResponseBuilder {
  public:
-  // `created` in seconds since 1970. With `include_usage` every chunk but the last has usage null.
-  ResponseBuilder(Endpoint endpoint, std::string_view request_id, std::string model,
-                  int64_t created, bool include_usage);
+  explicit ResponseBuilder(ResponseOptions options);
 
-  // The whole answer. `finish_reason` is "stop" or "length".
-  std::string Whole(std::string_view text, std::string_view finish_reason,
-                    const worker::v1::Started& started, uint32_t completion_tokens) const;
+  // The whole answer; every part is a whole choice, in order of their indices.
+  std::string Whole(std::span<const ChoicePart> choices, const RequestUsage& usage) const;
 
-  // Stream events, in this order: First (chat only; empty for completions), Text for every piece of
-  // text, Last with what remained and the reason, Usage where it was asked for, kDoneEvent.
-  std::string First() const;
-  std::string Text(std::string_view text) const;
-  std::string Last(std::string_view text, std::string_view finish_reason) const;
-  std::string Usage(const worker::v1::Started& started, uint32_t completion_tokens) const;
+  // Stream events, in this order: for every choice First (chat only) and then any number of Parts,
+  // the last with its end; then Usage where it was asked for, and kDoneEvent. `usage` is what was
+  // used so far.
+  std::string First(const ChoicePart& choice, const RequestUsage& usage) const;
+  std::string Part(const ChoicePart& choice, const RequestUsage& usage) const;
+  std::string Usage(const RequestUsage& usage) const;
 
  private:
+  bool chat() const { return options_.endpoint == Endpoint::kChat; }
   boost::json::object Head(std::string_view object) const;
-  std::string Chunk(boost::json::object choice) const;
+  boost::json::object ChunkHead() const;
+  // Logprobs, token ids and end of a choice.
+  void AddRest(const ChoicePart& part, bool whole, boost::json::object* choice) const;
+  std::string Chunk(boost::json::object body, boost::json::object choice,
+                    const RequestUsage& usage) const;
 
-  const Endpoint endpoint_;
+  const ResponseOptions options_;
   const std::string id_;
-  const std::string model_;
-  const int64_t created_;
-  const bool include_usage_;
 };
+
+// Of all prompts together.
+worker::v1::PromptUsage SumUsage(const RequestUsage& usage);
 
 // prompt_tokens, completion_tokens, total_tokens, and prompt_tokens_details.cached_tokens: tokens
 // whose KV came from the cache and was not recomputed (exact + blended).
-boost::json::object UsageObject(const worker::v1::Started& started, uint32_t completion_tokens);
+boost::json::object UsageObject(const RequestUsage& usage);
 
-// How the prompt's KV came about: README.md of this folder's parent states every field.
-boost::json::object TesseraObject(const worker::v1::Started& started);
+// How the prompts' KV came about: README.md of this folder's parent states every field.
+boost::json::object TesseraObject(const RequestUsage& usage);
 
 }  // namespace tessera::openai
 

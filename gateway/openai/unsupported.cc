@@ -1,8 +1,10 @@
 #include "gateway/openai/unsupported.h"
 
+#include <span>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "boost/json/value.hpp"
 #include "gateway/openai/error.h"
 #include "gateway/openai/views.h"
@@ -51,19 +53,8 @@ struct Parameter {
 };
 
 constexpr Parameter kParameters[] = {
-    {"n", One},
-    {"best_of", One},
-    {"echo", False},
     {"suffix", Empty},
-    {"logprobs", False},
-    {"top_logprobs", Zero},
     {"prompt_logprobs", Never},
-    {"logit_bias", Empty},
-    {"presence_penalty", Zero},
-    {"frequency_penalty", Zero},
-    {"repetition_penalty", One},
-    {"min_p", Zero},
-    {"min_tokens", Zero},
     {"length_penalty", One},
     {"use_beam_search", False},
     {"tools", Empty},
@@ -76,20 +67,35 @@ constexpr Parameter kParameters[] = {
     {"guided_regex", Never},
     {"guided_choice", Never},
     {"guided_grammar", Never},
+    {"guided_decoding_backend", Never},
+    {"guided_whitespace_pattern", Never},
     {"modalities", OnlyText},
     {"audio", Never},
     {"prediction", Never},
-    {"truncate_prompt_tokens", Never},
-    {"include_stop_str_in_output", False},
-    {"continue_final_message", False},
+    {"prompt_embeds", Never},
+    {"web_search_options", Never},
     {"chat_template", Never},
-    {"add_special_tokens", True},
+    {"bad_words", Empty},
+    {"allowed_token_ids", Never},
+    {"logits_processors", Empty},
+    {"return_tokens_as_token_ids", False},
+    {"spaces_between_special_tokens", True},
 };
 
-}  // namespace
+constexpr Parameter kChatParameters[] = {
+    {"echo", False},
+    // The template writes them.
+    {"add_special_tokens", False},
+};
 
-absl::Status CheckUnsupported(const json::object& body) {
-  for (const Parameter& parameter : kParameters) {
+constexpr Parameter kCompletionParameters[] = {
+    {"top_logprobs", Zero},
+    {"add_special_tokens", True},
+    {"continue_final_message", False},
+};
+
+absl::Status Check(const json::object& body, std::span<const Parameter> parameters) {
+  for (const Parameter& parameter : parameters) {
     const json::value* const value = body.if_contains(json::string_view(parameter.name));
     if (value == nullptr || value->is_null() || parameter.harmless(*value)) continue;
     return ParameterError(parameter.name,
@@ -98,6 +104,14 @@ absl::Status CheckUnsupported(const json::object& body) {
                           "unsupported_parameter");
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckUnsupported(const json::object& body, bool chat) {
+  RETURN_IF_ERROR(Check(body, kParameters));
+  if (chat) return Check(body, kChatParameters);
+  return Check(body, kCompletionParameters);
 }
 
 }  // namespace tessera::openai

@@ -9,7 +9,8 @@ namespace tessera::openai {
 
 // OK when every parameter that is not implemented is absent, null, or set to what happens anyway.
 // Otherwise INVALID_ARGUMENT that names it: silently ignoring it would change the answer's meaning.
-absl::Status CheckUnsupported(const boost::json::object& body);
+// `chat` tells the two endpoints apart: each has parameters of its own.
+absl::Status CheckUnsupported(const boost::json::object& body, bool chat);
 
 }  // namespace tessera::openai
 

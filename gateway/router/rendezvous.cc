@@ -1,7 +1,7 @@
 #include "gateway/router/rendezvous.h"
 
 #include <algorithm>
-#include <numeric>
+#include <limits>
 #include <tuple>
 
 #include "xxhash.h"
@@ -9,14 +9,17 @@
 namespace tessera {
 namespace {
 
-size_t Winner(const worker::v1::Segment& segment, std::span<const WorkerLoad> workers) {
-  const auto& ids = segment.token_ids();
-  const uint64_t key = XXH3_64bits(ids.data(), ids.size() * sizeof(uint32_t));
+struct Votes {
+  size_t held = 0;     // tokens of chunks that it has in memory
+  size_t guessed = 0;  // tokens of unknown chunks whose hash it won
+};
+
+size_t Winner(uint64_t chunk, std::span<const WorkerLoad> workers) {
   size_t best = 0;
   uint64_t best_weight = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
     const std::string& address = workers[i].address;
-    const uint64_t weight = XXH3_64bits_withSeed(address.data(), address.size(), key);
+    const uint64_t weight = XXH3_64bits_withSeed(address.data(), address.size(), chunk);
     if (i == 0 || weight > best_weight) {
       best = i;
       best_weight = weight;
@@ -25,28 +28,42 @@ size_t Winner(const worker::v1::Segment& segment, std::span<const WorkerLoad> wo
   return best;
 }
 
+std::vector<Votes> Count(std::span<const ChunkVote> chunks, std::span<const WorkerLoad> workers) {
+  std::vector<Votes> votes(workers.size());
+  for (const ChunkVote& chunk : chunks) {
+    for (const size_t holder : chunk.holders) votes[holder].held += chunk.tokens;
+    if (chunk.holders.empty()) votes[Winner(chunk.hash, workers)].guessed += chunk.tokens;
+  }
+  return votes;
+}
+
+RoutedBy Reason(const Votes& votes) {
+  if (votes.held > 0) return RoutedBy::kAffinity;
+  return votes.guessed > 0 ? RoutedBy::kHash : RoutedBy::kLoad;
+}
+
 }  // namespace
 
-std::vector<size_t> RankWorkers(const worker::v1::GenerateRequest& request,
-                                std::span<const WorkerLoad> workers, size_t slack) {
-  std::vector<size_t> order(workers.size());
-  std::iota(order.begin(), order.end(), 0);
-  if (workers.size() < 2) return order;
-
-  std::vector<size_t> votes(workers.size(), 0);
-  const int segments = request.segments_size();
-  for (int i = 0; i < std::max(1, segments - 1) && i < segments; ++i) {
-    votes[Winner(request.segments(i), workers)] += request.segments(i).token_ids_size();
+std::vector<RankedWorker> RankWorkers(std::span<const ChunkVote> chunks,
+                                      std::span<const WorkerLoad> workers, size_t slack) {
+  if (workers.empty()) return {};
+  const std::vector<Votes> votes = Count(chunks, workers);
+  std::vector<RankedWorker> order;
+  size_t idlest = std::numeric_limits<size_t>::max();
+  for (size_t i = 0; i < workers.size(); ++i) {
+    order.push_back({.index = i, .by = Reason(votes[i])});
+    if (!workers[i].avoid) idlest = std::min(idlest, workers[i].in_flight);
   }
-  size_t idlest = workers[0].in_flight;
-  for (const WorkerLoad& worker : workers) idlest = std::min(idlest, worker.in_flight);
-
   const auto rank = [&](size_t i) {
-    const bool busy = workers[i].in_flight >= idlest + slack;
+    const WorkerLoad& worker = workers[i];
+    const bool busy = worker.in_flight >= slack && worker.in_flight - slack >= idlest;
     // Descending votes, as unsigned numbers that sort upwards.
-    return std::tuple(busy, ~votes[i], workers[i].in_flight, i);
+    return std::tuple(worker.avoid, busy, ~(votes[i].held + votes[i].guessed), ~votes[i].held,
+                      worker.in_flight, i);
   };
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rank(a) < rank(b); });
+  std::sort(order.begin(), order.end(), [&](const RankedWorker& a, const RankedWorker& b) {
+    return rank(a.index) < rank(b.index);
+  });
   return order;
 }
 

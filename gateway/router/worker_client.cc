@@ -22,14 +22,22 @@ absl::Status ToAbsl(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-class GrpcModelCall final : public WorkerCall {
+// A call with one answer.
+template <typename Request, typename Response>
+class GrpcUnaryCall final : public WorkerCall {
  public:
-  GrpcModelCall(v1::Worker::Stub* stub, absl::Time deadline, WorkerClient::ModelCallback done)
+  using Callback = std::function<void(absl::StatusOr<Response>)>;
+  using Method = void (v1::Worker::Stub::async::*)(grpc::ClientContext*, const Request*, Response*,
+                                                   std::function<void(grpc::Status)>);
+
+  // The request is serialized here; it need not live longer.
+  GrpcUnaryCall(v1::Worker::Stub* stub, Method method, const Request& request, absl::Time deadline,
+                Callback done)
       : done_(std::move(done)) {
     context_.set_deadline(absl::ToChronoTime(deadline));
-    stub->async()->GetModel(&context_, &request_, &response_, [this](const grpc::Status& status) {
-      // Local copies: the callback may destroy this object.
-      const WorkerClient::ModelCallback done = std::move(done_);
+    (stub->async()->*method)(&context_, &request, &response_, [this](const grpc::Status& status) {
+      // Local: the callback may destroy this object.
+      const Callback done = std::move(done_);
       if (status.ok()) {
         done(std::move(response_));
       } else {
@@ -42,10 +50,12 @@ class GrpcModelCall final : public WorkerCall {
 
  private:
   grpc::ClientContext context_;
-  v1::GetModelRequest request_;
-  v1::GetModelResponse response_;
-  WorkerClient::ModelCallback done_;
+  Response response_;
+  Callback done_;
 };
+
+using ModelCall = GrpcUnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
+using ChunkCall = GrpcUnaryCall<v1::PrefillChunkRequest, v1::PrefillChunkResponse>;
 
 class GrpcGenerateCall final : public WorkerCall,
                                public grpc::ClientReadReactor<v1::GenerateResponse> {
@@ -95,12 +105,20 @@ class GrpcWorkerClient final : public WorkerClient {
   const std::string& address() const override { return address_; }
 
   std::unique_ptr<WorkerCall> GetModel(absl::Time deadline, ModelCallback done) override {
-    return std::make_unique<GrpcModelCall>(stub_.get(), deadline, std::move(done));
+    constexpr ModelCall::Method kMethod = &v1::Worker::Stub::async::GetModel;
+    return std::make_unique<ModelCall>(stub_.get(), kMethod, v1::GetModelRequest(), deadline,
+                                       std::move(done));
   }
 
   std::unique_ptr<WorkerCall> Generate(const v1::GenerateRequest& request, absl::Time deadline,
                                        GenerateListener* listener) override {
     return std::make_unique<GrpcGenerateCall>(stub_.get(), request, deadline, listener);
+  }
+
+  std::unique_ptr<WorkerCall> PrefillChunk(const v1::PrefillChunkRequest& request,
+                                           absl::Time deadline, ChunkCallback done) override {
+    constexpr ChunkCall::Method kMethod = &v1::Worker::Stub::async::PrefillChunk;
+    return std::make_unique<ChunkCall>(stub_.get(), kMethod, request, deadline, std::move(done));
   }
 
  private:

@@ -1,4 +1,4 @@
-// One worker, as the gateway sees it: two calls, both without a thread of their own.
+// One worker, as the gateway sees it: three calls, none with a thread of its own.
 #ifndef TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
 #define TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
 
@@ -41,11 +41,13 @@ class WorkerClient {
  public:
   using ModelCallback = std::function<void(absl::StatusOr<worker::v1::GetModelResponse>)>;
 
+  using ChunkCallback = std::function<void(absl::StatusOr<worker::v1::PrefillChunkResponse>)>;
+
   virtual ~WorkerClient() = default;
 
   virtual const std::string& address() const = 0;
 
-  // Asks what the worker serves; `done` is called once, never from within this call.
+  // Asks what the worker serves; `done` is called once, never on this thread from within this call.
   virtual std::unique_ptr<WorkerCall> GetModel(absl::Time deadline, ModelCallback done) = 0;
 
   // Starts a request. `listener` must live until its OnDone. Callbacks may come before this
@@ -53,6 +55,11 @@ class WorkerClient {
   // when it cannot be reached, DEADLINE_EXCEEDED at `deadline`.
   virtual std::unique_ptr<WorkerCall> Generate(const worker::v1::GenerateRequest& request,
                                                absl::Time deadline, GenerateListener* listener) = 0;
+
+  // Has a chunk computed and stored; `done` is called once, with statuses as Generate's. It may be
+  // called before this returns, but never on this thread from within it.
+  virtual std::unique_ptr<WorkerCall> PrefillChunk(const worker::v1::PrefillChunkRequest& request,
+                                                   absl::Time deadline, ChunkCallback done) = 0;
 };
 
 // A client by gRPC, "host:port", without TLS. Connects lazily and again after every failure.

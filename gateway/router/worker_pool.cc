@@ -4,86 +4,17 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
-#include "gateway/router/rendezvous.h"
+#include "base/status_macros.h"
+#include "gateway/router/routed_call.h"
 #include "glog/logging.h"
 
 namespace tessera {
 
 namespace v1 = worker::v1;
 
-// One request and its attempts, one after the other. Only the callbacks of the running attempt and
-// Cancel touch it, so the lock is about those two.
-class WorkerPool::RoutedCall final : public WorkerCall, private GenerateListener {
- public:
-  RoutedCall(WorkerPool* pool, v1::GenerateRequest request, absl::Time deadline,
-             GenerateListener* listener)
-      : pool_(pool), request_(std::move(request)), deadline_(deadline), listener_(listener) {
-    untried_ = pool_->Candidates(request_);
-    attempts_left_ = pool_->options_.max_attempts;
-  }
-
-  bool HasCandidates() const { return !untried_.empty(); }
-
-  // Sends the request to the next worker with room. False when there is none, or after Cancel.
-  bool StartNext() {
-    absl::MutexLock lock(&mutex_);
-    while (!cancelled_ && attempts_left_ > 0 && !untried_.empty()) {
-      const size_t index = untried_.front();
-      untried_.erase(untried_.begin());
-      WorkerClient* const client = pool_->Reserve(index);
-      if (client == nullptr) continue;
-      --attempts_left_;
-      worker_ = index;
-      // This may destroy the attempt that failed, from within its own last callback.
-      attempt_ = client->Generate(request_, deadline_, this);
-      return true;
-    }
-    return false;
-  }
-
-  void Cancel() override {
-    absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
-    if (attempt_ != nullptr) attempt_->Cancel();
-  }
-
- private:
-  void OnEvent(const v1::GenerateResponse& event) override {
-    answered_ = true;
-    listener_->OnEvent(event);
-  }
-
-  void OnDone(absl::Status status) override {
-    size_t worker = 0;
-    {
-      // StartNext may still be storing the attempt that has ended already.
-      absl::MutexLock lock(&mutex_);
-      worker = worker_;
-    }
-    pool_->Release(worker, status);
-    const bool elsewhere = absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
-    if (elsewhere && !answered_ && StartNext()) return;
-    listener_->OnDone(std::move(status));
-  }
-
-  WorkerPool* const pool_;
-  const v1::GenerateRequest request_;
-  const absl::Time deadline_;
-  GenerateListener* const listener_;
-  // Callbacks only. An event has come: the request can no longer be sent elsewhere.
-  bool answered_ = false;
-
-  absl::Mutex mutex_;
-  std::vector<size_t> untried_;
-  size_t attempts_left_ = 0;
-  size_t worker_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<WorkerCall> attempt_ ABSL_GUARDED_BY(mutex_);
-};
-
 WorkerPool::WorkerPool(std::vector<std::unique_ptr<WorkerClient>> workers,
                        const WorkerPoolOptions& options)
-    : options_(options) {
+    : options_(options), affinity_(options.affinity_chunks) {
   workers_.resize(workers.size());
   for (size_t i = 0; i < workers.size(); ++i) workers_[i].client = std::move(workers[i]);
 }
@@ -126,17 +57,50 @@ std::optional<v1::GetModelResponse> WorkerPool::Model() const {
   return *model;
 }
 
+std::vector<WorkerState> WorkerPool::States() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<WorkerState> states;
+  for (const Worker& worker : workers_) {
+    WorkerState& state = states.emplace_back();
+    state.address = worker.client->address();
+    state.in_flight = worker.in_flight;
+    state.ready = worker.model.has_value();
+    if (!state.ready) continue;
+    state.model = worker.model->name();
+    state.device = worker.model->device();
+    state.blend_enabled = worker.model->blend_enabled();
+  }
+  return states;
+}
+
+RoutingTotals WorkerPool::Totals() const {
+  absl::MutexLock lock(&mutex_);
+  return totals_;
+}
+
 absl::StatusOr<std::unique_ptr<WorkerCall>> WorkerPool::Generate(v1::GenerateRequest request,
                                                                  absl::Time deadline,
                                                                  GenerateListener* listener) {
-  auto call = std::make_unique<RoutedCall>(this, std::move(request), deadline, listener);
+  auto call = std::make_unique<RoutedGenerate>(this, std::move(request), deadline, listener);
+  RETURN_IF_ERROR(StartFirst(call.get()));
+  return call;
+}
+
+absl::StatusOr<std::unique_ptr<WorkerCall>> WorkerPool::PrefillChunk(
+    v1::PrefillChunkRequest request, absl::Time deadline, WorkerClient::ChunkCallback done) {
+  auto call = std::make_unique<RoutedPrefill>(this, std::move(request), deadline, std::move(done));
+  RETURN_IF_ERROR(StartFirst(call.get()));
+  return call;
+}
+
+absl::Status WorkerPool::StartFirst(RoutedCall* call) {
   if (!call->HasCandidates()) {
     return absl::UnavailableError("no worker is ready: the model may still be loading");
   }
   if (!call->StartNext()) {
     return absl::ResourceExhaustedError("every worker has as many requests as it may: retry later");
   }
-  return call;
+  return absl::OkStatus();
 }
 
 const v1::GetModelResponse* WorkerPool::FirstModel() const {
@@ -146,40 +110,90 @@ const v1::GetModelResponse* WorkerPool::FirstModel() const {
   return nullptr;
 }
 
-std::vector<size_t> WorkerPool::Candidates(const v1::GenerateRequest& request) const {
+std::vector<size_t> WorkerPool::Serving() const {
   std::vector<size_t> indices;
+  const v1::GetModelResponse* const first = FirstModel();
+  for (size_t i = 0; first != nullptr && i < workers_.size(); ++i) {
+    const Worker& worker = workers_[i];
+    if (worker.model && worker.model->name() == first->name()) indices.push_back(i);
+  }
+  return indices;
+}
+
+std::vector<RankedWorker> WorkerPool::Candidates(std::vector<ChunkVote> chunks) const {
+  std::vector<size_t> serving;
   std::vector<WorkerLoad> loads;
   {
     absl::MutexLock lock(&mutex_);
-    const v1::GetModelResponse* const first = FirstModel();
-    for (size_t i = 0; first != nullptr && i < workers_.size(); ++i) {
+    serving = Serving();
+    const absl::Time now = absl::Now();
+    for (const size_t i : serving) {
       const Worker& worker = workers_[i];
-      if (!worker.model || worker.model->name() != first->name()) continue;
-      indices.push_back(i);
-      loads.push_back({worker.client->address(), worker.in_flight});
+      loads.push_back({.address = worker.client->address(),
+                       .in_flight = worker.in_flight,
+                       .avoid = now < worker.avoid_until});
+    }
+    for (ChunkVote& chunk : chunks) {
+      for (const uint32_t holder : affinity_.Holders(chunk.hash)) {
+        const auto found = std::lower_bound(serving.begin(), serving.end(), holder);
+        if (found == serving.end() || *found != holder) continue;
+        chunk.holders.push_back(found - serving.begin());
+      }
     }
   }
-  std::vector<size_t> order = RankWorkers(request, loads, options_.slack);
-  for (size_t& position : order) position = indices[position];
+  std::vector<RankedWorker> order = RankWorkers(chunks, loads, options_.slack);
+  for (RankedWorker& worker : order) worker.index = serving[worker.index];
   return order;
 }
 
-WorkerClient* WorkerPool::Reserve(size_t index) {
+WorkerClient* WorkerPool::Reserve(const RankedWorker& choice, bool is_retry) {
   absl::MutexLock lock(&mutex_);
-  Worker& worker = workers_[index];
+  Worker& worker = workers_[choice.index];
   if (!worker.model || worker.in_flight >= options_.max_in_flight) return nullptr;
   ++worker.in_flight;
+  if (is_retry) {
+    ++totals_.retries;
+  } else {
+    ++(choice.by == RoutedBy::kAffinity ? totals_.by_affinity
+       : choice.by == RoutedBy::kHash   ? totals_.by_hash
+                                        : totals_.by_load);
+  }
   return worker.client.get();
 }
 
-void WorkerPool::Release(size_t index, const absl::Status& status) {
+void WorkerPool::SetRunning(size_t index, const RoutedCall* routed, WorkerCall* attempt) {
+  absl::MutexLock lock(&mutex_);
+  workers_[index].attempts[routed] = {.call = attempt};
+}
+
+bool WorkerPool::SetAnswered(size_t index, const RoutedCall* routed) {
+  absl::MutexLock lock(&mutex_);
+  const auto attempt = workers_[index].attempts.find(routed);
+  CHECK(attempt != workers_[index].attempts.end());
+  attempt->second.answered = !attempt->second.abandoned;
+  return attempt->second.answered;
+}
+
+void WorkerPool::Learn(size_t index, const std::vector<ChunkVote>& chunks) {
+  absl::MutexLock lock(&mutex_);
+  for (const ChunkVote& chunk : chunks) affinity_.Learn(chunk.hash, index);
+}
+
+bool WorkerPool::Release(size_t index, const RoutedCall* routed, const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   Worker& worker = workers_[index];
+  const auto attempt = worker.attempts.find(routed);
+  CHECK(attempt != worker.attempts.end());
+  const bool abandoned = attempt->second.abandoned;
+  worker.attempts.erase(attempt);
   --worker.in_flight;
-  if (!absl::IsUnavailable(status)) return;
-  MarkLost(worker, status);
-  worker.next_poll = absl::Now();
-  poll_soon_ = true;
+  if (absl::IsUnavailable(status)) {
+    MarkLost(worker, status);
+    worker.avoid_until = absl::Now() + options_.set_aside;
+    worker.next_poll = absl::Now();
+    poll_soon_ = true;
+  }
+  return abandoned;
 }
 
 void WorkerPool::PollLoop() {
@@ -216,16 +230,44 @@ void WorkerPool::OnPolled(size_t index, absl::StatusOr<v1::GetModelResponse> mod
   worker.polled = true;
   worker.next_poll = absl::Now() + (model.ok() ? options_.poll_up : options_.poll_down);
   poll_soon_ = true;
-  if (!model.ok()) {
-    MarkLost(worker, model.status());
+  if (model.ok()) {
+    SetModel(index, *std::move(model));
     return;
   }
-  if (!worker.model || worker.model->name() != model->name()) {
-    LOG(INFO) << "event=worker_ready worker=" << worker.client->address()
-              << " model=" << model->name() << " max_len=" << model->max_len()
-              << " device=" << model->device() << " blend=" << model->blend_enabled();
+  MarkLost(worker, model.status());
+  // Other failures end the worker's calls by themselves, or it has closed its port and finishes
+  // what it has.
+  if (absl::IsDeadlineExceeded(model.status())) Abandon(worker);
+}
+
+void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
+  Worker& worker = workers_[index];
+  // A process that does not say who it is may be another after each loss.
+  const bool is_same =
+      model.instance_id() == worker.instance_id && (worker.model || !model.instance_id().empty());
+  if (!is_same) {
+    affinity_.ForgetWorker(index);
+    worker.instance_id = model.instance_id();
+    if (!model.instance_id().empty()) worker.avoid_until = absl::InfinitePast();
   }
-  worker.model = *std::move(model);
+  if (!is_same || !worker.model || worker.model->name() != model.name()) {
+    LOG(INFO) << "event=worker_ready worker=" << worker.client->address()
+              << " model=" << model.name() << " max_len=" << model.max_len()
+              << " device=" << model.device() << " blend=" << model.blend_enabled();
+  }
+  worker.last_answer = absl::Now();
+  worker.model = std::move(model);
+}
+
+void WorkerPool::Abandon(Worker& worker) {
+  const bool is_gone = absl::Now() - worker.last_answer >= options_.give_up;
+  const bool others = !Serving().empty();
+  for (auto& [routed, attempt] : worker.attempts) {
+    // Alone, a slow worker is better than none.
+    if (attempt.abandoned || !(attempt.answered ? is_gone : others || is_gone)) continue;
+    attempt.abandoned = true;
+    attempt.call->Cancel();
+  }
 }
 
 void WorkerPool::MarkLost(Worker& worker, const absl::Status& why) {
@@ -233,6 +275,7 @@ void WorkerPool::MarkLost(Worker& worker, const absl::Status& why) {
   LOG(WARNING) << "event=worker_lost worker=" << worker.client->address() << " error=\""
                << absl::CHexEscape(why.message()) << "\"";
   worker.model.reset();
+  ++totals_.lost_workers;
 }
 
 }  // namespace tessera

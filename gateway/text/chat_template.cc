@@ -61,6 +61,20 @@ Value Documents(const std::vector<ChatDocument>& documents, int* part, jinja::Po
   return pool->MakeList(std::move(list));
 }
 
+// What the prompt is when its final message is left open: nothing follows the last byte of that
+// message's text. So white space that the template trimmed there is gone.
+absl::Status CutBehindFinalMessage(const ChatPrompt& prompt, std::vector<RenderedRun>* runs) {
+  int parts = 0;
+  for (const ChatMessage& message : prompt.messages) {
+    parts += static_cast<int>(message.parts.size());
+  }
+  const bool has_text = !prompt.messages.empty() && !prompt.messages.back().parts.empty();
+  while (has_text && !runs->empty() && runs->back().origin != parts - 1) runs->pop_back();
+  if (has_text && !runs->empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "continue_final_message: the final message has no text in the prompt to go on with");
+}
+
 }  // namespace
 
 struct ChatTemplate::Program {
@@ -113,6 +127,7 @@ absl::StatusOr<std::vector<RenderedRun>> ChatTemplate::Render(const ChatPrompt& 
     runs.push_back({std::string(text.view().substr(begin, run.end - begin)), run.origin});
     begin = run.end;
   }
+  if (prompt.continue_final_message) RETURN_IF_ERROR(CutBehindFinalMessage(prompt, &runs));
   return runs;
 }
 

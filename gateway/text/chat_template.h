@@ -36,6 +36,8 @@ struct ChatPrompt {
   // them on as the variable `documents`, a list of {title, text}.
   std::vector<ChatDocument> documents;
   bool add_generation_prompt = true;
+  // The prompt ends where the last message's text does, for the model to go on with it.
+  bool continue_final_message = false;
   // Every other variable of the template: tools, enable_thinking and so on.
   boost::json::object variables;
   // What strftime_now() calls now; local time zone.
@@ -75,7 +77,8 @@ class ChatTemplate {
   // empty. Every string keeps track of who wrote each of its bytes, whatever the template does to
   // it (trim, slice, split, concatenation), so no mark has to be put into the text itself.
   // Errors: INVALID_ARGUMENT with the template's own words when it calls raise_exception, or with
-  // ours when it uses a value in a way it cannot be used; RESOURCE_EXHAUSTED when it runs too long.
+  // ours when it uses a value in a way it cannot be used, or leaves out the final message that is
+  // to be continued; RESOURCE_EXHAUSTED when it runs too long.
   absl::StatusOr<std::vector<RenderedRun>> Render(const ChatPrompt& prompt) const;
 
   // True when the template reads the variable `name` anywhere: `documents`, `tools`.

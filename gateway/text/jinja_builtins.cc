@@ -189,8 +189,27 @@ absl::StatusOr<const TrackedText*> Call::Self() const {
   return arguments[0].text;
 }
 
+absl::StatusOr<Value> Invoke(Builtin builtin, const Call& call) {
+  for (const Value& argument : call.arguments) {
+    if (argument.is(Kind::kText)) call.pool->Spend(argument.weight);
+  }
+  if (call.pool->exhausted()) return Exhausted();
+  return builtin(call);
+}
+
+absl::Status Exhausted() {
+  return absl::ResourceExhaustedError("the chat template runs too long for this prompt");
+}
+
 absl::StatusOr<List> Elements(Pool* pool, const Value& value) {
   List list;
+  const size_t count = value.is(Kind::kList)   ? value.list->size()
+                       : value.is(Kind::kMap)  ? value.map->size()
+                       : value.is(Kind::kText) ? value.text->size()
+                                               : 0;
+  pool->Spend(count * sizeof(Value));
+  if (value.is(Kind::kText)) pool->HasRoom(count * Pool::kTextBytes);
+  if (pool->exhausted()) return Exhausted();
   switch (value.kind) {
     case Kind::kUndefined:
       return list;
@@ -223,7 +242,7 @@ absl::StatusOr<Value> Attribute(const Value& value, std::string_view name) {
   return found == nullptr ? Value() : *found;
 }
 
-absl::StatusOr<bool> Contains(const Value& container, const Value& element) {
+absl::StatusOr<bool> Contains(Pool* pool, const Value& container, const Value& element) {
   switch (container.kind) {
     case Kind::kUndefined:
       return false;
@@ -231,8 +250,10 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& element) {
       if (!element.is(Kind::kText)) return TypeError("is looked for in a text", element);
       return container.text->view().find(element.text->view()) != std::string_view::npos;
     case Kind::kList:
-      return std::any_of(container.list->begin(), container.list->end(),
-                         [&](const Value& value) { return AreEqual(value, element); });
+      return std::any_of(container.list->begin(), container.list->end(), [&](const Value& value) {
+        pool->Spend(std::min(value.weight, element.weight));
+        return AreEqual(value, element);
+      });
     case Kind::kMap:
       return element.is(Kind::kText) && FindKey(*container.map, element.text->view()) != nullptr;
     default:

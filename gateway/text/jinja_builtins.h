@@ -41,8 +41,15 @@ Builtin FindFunction(std::string_view name);
 
 // What the filters share with the interpreter:
 
+// Runs a builtin; texts among its arguments count as walked through.
+// Errors: the builtin's, Exhausted.
+absl::StatusOr<Value> Invoke(Builtin builtin, const Call& call);
+
+// RESOURCE_EXHAUSTED: the rendering has used up its pool or its steps.
+absl::Status Exhausted();
+
 // Elements of a list, keys of a map, letters of a text; nothing of undefined.
-// Errors: INVALID_ARGUMENT for what cannot be walked.
+// Errors: INVALID_ARGUMENT for what cannot be walked, Exhausted.
 absl::StatusOr<List> Elements(Pool* pool, const Value& value);
 
 // `value`.`name`: an entry of a map or namespace; undefined when there is none.
@@ -50,7 +57,7 @@ absl::StatusOr<List> Elements(Pool* pool, const Value& value);
 absl::StatusOr<Value> Attribute(const Value& value, std::string_view name);
 
 // Whether `element` is in `container`: a text in a text, a value in a list, a key in a map.
-absl::StatusOr<bool> Contains(const Value& container, const Value& element);
+absl::StatusOr<bool> Contains(Pool* pool, const Value& container, const Value& element);
 
 // Below 0, 0 or above 0. Errors: INVALID_ARGUMENT when the kinds have no order.
 absl::StatusOr<int> Order(const Value& a, const Value& b);

@@ -1,4 +1,5 @@
 // The part of Renderer that computes expressions.
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -13,6 +14,13 @@ using Node = Expression::Kind;
 
 absl::StatusOr<Value> Renderer::Evaluate(const Expression& expression) {
   ++steps_;
+  auto value = EvaluateNode(expression);
+  // Before anyone makes more of it.
+  if (value.ok() && pool_->exhausted()) return Exhausted();
+  return value;
+}
+
+absl::StatusOr<Value> Renderer::EvaluateNode(const Expression& expression) {
   switch (expression.kind) {
     case Node::kLiteral:
       if (expression.literal.is(Kind::kText)) return Value::Text(&expression.literal_text);
@@ -118,10 +126,11 @@ absl::StatusOr<Value> Renderer::EvaluateCompare(const Expression& expression) {
   ASSIGN_OR_RETURN(const Value left, Evaluate(*expression.children[0]));
   ASSIGN_OR_RETURN(const Value right, Evaluate(*expression.children[1]));
   const std::string& name = expression.name;
+  pool_->Spend(std::min(left.weight, right.weight));
   if (name == "==") return Value::Bool(AreEqual(left, right));
   if (name == "!=") return Value::Bool(!AreEqual(left, right));
   if (name == "in" || name == "not in") {
-    ASSIGN_OR_RETURN(const bool found, Contains(right, left));
+    ASSIGN_OR_RETURN(const bool found, Contains(pool_, right, left));
     return Value::Bool(found == (name == "in"));
   }
   ASSIGN_OR_RETURN(const int order, Order(left, right));
@@ -140,7 +149,7 @@ absl::StatusOr<Value> Renderer::EvaluateCall(const Expression& expression) {
     ASSIGN_OR_RETURN(const Value value, Evaluate(*child));
     call.named.emplace_back(name, value);
   }
-  return expression.builtin(call);
+  return Invoke(expression.builtin, call);
 }
 
 absl::StatusOr<Value> Renderer::EvaluateNamespace(const Expression& expression) {

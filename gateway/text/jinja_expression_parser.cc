@@ -17,6 +17,7 @@ using Node = Expression::Kind;
 
 // Deeper nesting is no template of ours: it would only exhaust the stack.
 constexpr int kLargestDepth = 200;
+constexpr int kLargestNodes = 4000;
 
 }  // namespace
 
@@ -65,7 +66,13 @@ absl::Status ExpressionParser::Unsupported(std::string_view what) const {
       Concat("chat template, line ", Peek().line, ": ", what, " is not supported"));
 }
 
-ExpressionPtr ExpressionParser::Make(Node kind) const {
+absl::Status ExpressionParser::CheckLength() const {
+  if (nodes_ > kLargestNodes) return Unsupported("an expression this long");
+  return absl::OkStatus();
+}
+
+ExpressionPtr ExpressionParser::Make(Node kind) {
+  ++nodes_;
   auto node = std::make_unique<Expression>();
   node->kind = kind;
   node->line = Peek().line;
@@ -73,6 +80,7 @@ ExpressionPtr ExpressionParser::Make(Node kind) const {
 }
 
 absl::StatusOr<ExpressionPtr> ExpressionParser::ParseTuple(bool conditional) {
+  nodes_ = 0;
   ASSIGN_OR_RETURN(ExpressionPtr first, ParseExpression(conditional));
   if (!IsOperator(",")) return first;
   ExpressionPtr tuple = Make(Node::kList);
@@ -193,6 +201,7 @@ absl::StatusOr<ExpressionPtr> ExpressionParser::ParseBinary(size_t level) {
 
 absl::StatusOr<ExpressionPtr> ExpressionParser::ParseUnary(bool with_filters) {
   if (++depth_ > kLargestDepth) return Unsupported("nesting this deep");
+  RETURN_IF_ERROR(CheckLength());
   ExpressionPtr value;
   if (IsOperator("-")) {
     ExpressionPtr node = Make(Node::kNegate);

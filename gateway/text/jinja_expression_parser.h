@@ -42,7 +42,9 @@ class ExpressionParser {
   const std::set<std::string, std::less<>>& names() const { return names_; }
 
  private:
-  ExpressionPtr Make(Expression::Kind kind) const;
+  ExpressionPtr Make(Expression::Kind kind);
+  // An error when the expression has become too long: rows of operators nest, too.
+  absl::Status CheckLength() const;
   absl::StatusOr<ExpressionPtr> ParseOr();
   absl::StatusOr<ExpressionPtr> ParseAnd();
   absl::StatusOr<ExpressionPtr> ParseNot();
@@ -67,6 +69,7 @@ class ExpressionParser {
   size_t at_ = 0;
   int text_origin_;
   int depth_ = 0;
+  int nodes_ = 0;  // of the tag's expression so far
   std::set<std::string, std::less<>> names_;
 };
 

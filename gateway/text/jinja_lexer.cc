@@ -249,6 +249,12 @@ class Lexer {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Token>> Lex(std::string_view source) { return Lexer(source).Run(); }
+absl::StatusOr<std::vector<Token>> Lex(std::string_view source) {
+  const size_t invalid = FindInvalidUtf8(source);
+  if (invalid != std::string_view::npos) {
+    return absl::InvalidArgumentError(Concat("chat template: byte ", invalid, " is not UTF-8"));
+  }
+  return Lexer(source).Run();
+}
 
 }  // namespace tessera::jinja

@@ -42,7 +42,11 @@ absl::StatusOr<Value> Unique(const Call& call) {
   ASSIGN_OR_RETURN(const List list, Elements(call.pool, call.arguments[0]));
   List unique;
   for (const Value& value : list) {
-    const auto same = [&](const Value& other) { return AreEqual(value, other); };
+    const auto same = [&](const Value& other) {
+      call.pool->Spend(std::min(value.weight, other.weight));
+      return AreEqual(value, other);
+    };
+    if (call.pool->exhausted()) return Exhausted();
     if (std::none_of(unique.begin(), unique.end(), same)) unique.push_back(value);
   }
   return call.pool->MakeList(std::move(unique));
@@ -54,6 +58,7 @@ absl::StatusOr<List> Pairs(const Call& call) {
   List pairs;
   if (value.is(Kind::kUndefined)) return pairs;
   if (!value.is(Kind::kMap)) return TypeError("has no items", value);
+  call.pool->Spend(value.map->size() * sizeof(Map::value_type));
   for (const auto& [key, entry] : *value.map) {
     pairs.push_back(call.pool->MakeList({Value::Text(key), entry}));
   }
@@ -112,7 +117,7 @@ absl::StatusOr<Value> MapFilter(const Call& call) {
     }
     Call inner = {call.pool, call.now, {value}, {}};
     for (size_t i = 2; i < call.arguments.size(); ++i) inner.arguments.push_back(call.arguments[i]);
-    ASSIGN_OR_RETURN(Value entry, filter(inner));
+    ASSIGN_OR_RETURN(Value entry, Invoke(filter, inner));
     result.push_back(entry);
   }
   return call.pool->MakeList(std::move(result));
@@ -140,7 +145,7 @@ absl::StatusOr<Value> Choose(const Call& call, bool attribute, bool wanted) {
       for (size_t i = test_at + 1; i < call.arguments.size(); ++i) {
         inner.arguments.push_back(call.arguments[i]);
       }
-      ASSIGN_OR_RETURN(tested, test(inner));
+      ASSIGN_OR_RETURN(tested, Invoke(test, inner));
     }
     if (IsTrue(tested) == wanted) result.push_back(value);
   }

@@ -72,7 +72,8 @@ absl::StatusOr<Value> Repeat(Pool* pool, const Value& value, int64_t count) {
 }
 
 // Offsets of the code points of `text`, and its size.
-std::vector<size_t> Borders(const TrackedText& text) {
+std::vector<size_t> Borders(Pool* pool, const TrackedText& text) {
+  pool->Spend(text.size() * sizeof(size_t));
   std::vector<size_t> borders = {0};
   for (size_t offset = 0; offset < text.size();) {
     NextCodePoint(text.view(), &offset);
@@ -132,7 +133,7 @@ absl::StatusOr<Value> Combine(Pool* pool, std::string_view operation, const Valu
 
 Value Element(Pool* pool, const Value& value, int64_t index) {
   const bool is_list = value.is(Kind::kList);
-  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(*value.text);
+  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(pool, *value.text);
   const auto size = static_cast<int64_t>(is_list ? value.list->size() : borders.size() - 1);
   if (index < 0) index += size;
   if (index < 0 || index >= size) return Value();
@@ -145,7 +146,7 @@ absl::StatusOr<Value> Slice(Pool* pool, const Value& value, const Value& begin, 
                             const Value& step_value) {
   const bool is_list = value.is(Kind::kList);
   if (!is_list && !value.is(Kind::kText)) return TypeError("cannot be sliced", value);
-  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(*value.text);
+  const std::vector<size_t> borders = is_list ? std::vector<size_t>() : Borders(pool, *value.text);
   const auto size = static_cast<int64_t>(is_list ? value.list->size() : borders.size() - 1);
   ASSIGN_OR_RETURN(const int64_t step, Step(step_value, size));
   if (step == 0) return absl::InvalidArgumentError("the chat template slices with step 0");

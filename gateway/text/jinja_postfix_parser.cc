@@ -16,6 +16,7 @@ using Node = Expression::Kind;
 
 absl::StatusOr<ExpressionPtr> ExpressionParser::ParsePostfix(ExpressionPtr value) {
   while (true) {
+    RETURN_IF_ERROR(CheckLength());
     if (IsOperator(".")) {
       ASSIGN_OR_RETURN(value, ParseDot(std::move(value)));
     } else if (IsOperator("[")) {
@@ -88,6 +89,7 @@ absl::Status ExpressionParser::ParseArguments(Expression* call) {
 
 absl::StatusOr<ExpressionPtr> ExpressionParser::ParseFilters(ExpressionPtr value) {
   while (true) {
+    RETURN_IF_ERROR(CheckLength());
     if (IsOperator("|")) {
       ASSIGN_OR_RETURN(value, ParseFilter(std::move(value)));
     } else if (IsName("is")) {

@@ -93,6 +93,8 @@ class JsonWriter {
       : style_(style), origin_(origin), out_(out) {}
 
   void Write(const Value& value) {
+    // Indents and separators of any length may make much of little.
+    if (out_->size() > Pool::kLargestValue) return;
     switch (value.kind) {
       case Kind::kUndefined:
       case Kind::kNone:

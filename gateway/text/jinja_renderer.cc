@@ -1,5 +1,6 @@
 #include "gateway/text/jinja_renderer.h"
 
+#include <array>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -15,7 +16,6 @@ using Node = Statement::Kind;
 
 // A template that needs more than this for one prompt does not end.
 constexpr size_t kLargestSteps = 5'000'000;
-constexpr size_t kLargestBytes = 512 << 20;
 
 absl::Status AtLine(const absl::Status& status, int line) {
   if (status.message().find("(line ") != absl::string_view::npos) return status;
@@ -47,8 +47,8 @@ Value Renderer::Find(std::string_view name) {
 }
 
 absl::Status Renderer::Step(const TrackedText& out) {
-  if (++steps_ > kLargestSteps || out.size() > kLargestBytes) {
-    return absl::ResourceExhaustedError("the chat template runs too long for this prompt");
+  if (++steps_ > kLargestSteps || pool_->exhausted() || out.size() > Pool::kLargestTotal) {
+    return Exhausted();
   }
   return absl::OkStatus();
 }
@@ -78,6 +78,7 @@ absl::StatusOr<Renderer::Flow> Renderer::RunStatement(const Statement& statement
       return Flow::kNext;
     case Node::kPrint: {
       ASSIGN_OR_RETURN(const Value value, Evaluate(*statement.value));
+      pool_->Spend(value.weight);
       out->Append(ToText(value, kOtherOrigin));
       return Flow::kNext;
     }
@@ -166,23 +167,31 @@ absl::StatusOr<Renderer::Flow> Renderer::RunFor(const Statement& loop, TrackedTe
 }
 
 Value Renderer::LoopVariable() {
+  // Templates ask for it often: names are made once.
+  static const std::array<TrackedText, 9> kNames = {{{"index", kOtherOrigin},
+                                                     {"index0", kOtherOrigin},
+                                                     {"revindex", kOtherOrigin},
+                                                     {"revindex0", kOtherOrigin},
+                                                     {"first", kOtherOrigin},
+                                                     {"last", kOtherOrigin},
+                                                     {"length", kOtherOrigin},
+                                                     {"previtem", kOtherOrigin},
+                                                     {"nextitem", kOtherOrigin}}};
   const List& elements = *loops_.back().elements;
   const size_t index = loops_.back().index;
   const auto count = static_cast<int64_t>(elements.size());
   const auto at = static_cast<int64_t>(index);
+  const std::array<Value, 9> values = {Value::Int(at + 1),
+                                       Value::Int(at),
+                                       Value::Int(count - at),
+                                       Value::Int(count - at - 1),
+                                       Value::Bool(at == 0),
+                                       Value::Bool(at + 1 == count),
+                                       Value::Int(count),
+                                       at > 0 ? elements[index - 1] : Value(),
+                                       at + 1 < count ? elements[index + 1] : Value()};
   Map map;
-  const auto add = [&](const char* name, Value value) {
-    map.emplace_back(pool_->Text(name, kOtherOrigin).text, value);
-  };
-  add("index", Value::Int(at + 1));
-  add("index0", Value::Int(at));
-  add("revindex", Value::Int(count - at));
-  add("revindex0", Value::Int(count - at - 1));
-  add("first", Value::Bool(at == 0));
-  add("last", Value::Bool(at + 1 == count));
-  add("length", Value::Int(count));
-  add("previtem", at > 0 ? elements[index - 1] : Value());
-  add("nextitem", at + 1 < count ? elements[index + 1] : Value());
+  for (size_t i = 0; i < values.size(); ++i) map.emplace_back(&kNames[i], values[i]);
   return pool_->MakeMap(std::move(map));
 }
 

@@ -22,8 +22,8 @@ class Renderer {
 
   void Set(std::string_view name, Value value);
 
-  // Errors: INVALID_ARGUMENT naming the line, RESOURCE_EXHAUSTED past the limits of steps and
-  // bytes.
+  // Errors: INVALID_ARGUMENT naming the line, RESOURCE_EXHAUSTED past the limits of steps and of
+  // `pool`.
   absl::StatusOr<TrackedText> Render(const Block& block);
 
  private:
@@ -48,6 +48,7 @@ class Renderer {
   absl::Status Step(const TrackedText& out);
 
   absl::StatusOr<Value> Evaluate(const Expression& expression);
+  absl::StatusOr<Value> EvaluateNode(const Expression& expression);
   absl::StatusOr<Value> EvaluateIndex(const Expression& expression);
   absl::StatusOr<Value> EvaluateSlice(const Expression& expression);
   absl::StatusOr<Value> EvaluateMap(const Expression& expression);

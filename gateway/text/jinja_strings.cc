@@ -82,7 +82,7 @@ absl::StatusOr<Value> Replace(const Call& call) {
   if (old.empty()) return absl::InvalidArgumentError("replace() of an empty text");
   TrackedText replaced;
   size_t begin = 0;
-  for (; left > 0; --left) {
+  for (; left > 0 && replaced.size() <= Pool::kLargestValue; --left) {
     const size_t found = text.view().find(old, begin);
     if (found == std::string_view::npos) break;
     replaced.Append(text, begin, found);
@@ -98,7 +98,7 @@ List SplitWords(Pool* pool, const TrackedText& text) {
   List words;
   size_t begin = 0, offset = 0;
   bool in_word = false;
-  while (offset < text.size()) {
+  while (offset < text.size() && !pool->exhausted()) {
     const size_t at = offset;
     const bool space = IsPythonSpace(NextCodePoint(text.view(), &offset));
     if (space && in_word) words.push_back(pool->Text(text.Cut(begin, at)));
@@ -121,7 +121,7 @@ absl::StatusOr<Value> Split(const Call& call) {
   if (mark.empty()) return absl::InvalidArgumentError("split() at an empty text");
   List parts;
   size_t begin = 0;
-  for (; left != 0; --left) {
+  for (; left != 0 && !call.pool->exhausted(); --left) {
     const size_t found = text->view().find(mark, begin);
     if (found == std::string_view::npos) break;
     parts.push_back(call.pool->Text(text->Cut(begin, found)));
@@ -138,7 +138,7 @@ absl::StatusOr<Value> RightSplit(const Call& call) {
   if (mark.empty()) return absl::InvalidArgumentError("rsplit() without a text to split at");
   List parts;
   size_t end = text->size();
-  for (; left != 0 && end >= mark.size(); --left) {
+  for (; left != 0 && end >= mark.size() && !call.pool->exhausted(); --left) {
     const size_t found = text->view().substr(0, end).rfind(mark);
     if (found == std::string_view::npos) break;
     parts.push_back(call.pool->Text(text->Cut(found + mark.size(), end)));
@@ -153,7 +153,7 @@ absl::StatusOr<Value> SplitLines(const Call& call) {
   ASSIGN_OR_RETURN(const TrackedText* text, call.Self());
   List lines;
   size_t begin = 0;
-  while (begin < text->size()) {
+  while (begin < text->size() && !call.pool->exhausted()) {
     const size_t end = text->view().find_first_of("\r\n", begin);
     if (end == std::string_view::npos) break;
     lines.push_back(call.pool->Text(text->Cut(begin, end)));
@@ -218,7 +218,7 @@ absl::StatusOr<TrackedText> JoinWith(Pool* pool, const TrackedText& glue, const 
                                      std::string_view attribute) {
   ASSIGN_OR_RETURN(const List parts, Elements(pool, list));
   TrackedText joined;
-  for (size_t i = 0; i < parts.size(); ++i) {
+  for (size_t i = 0; i < parts.size() && joined.size() <= Pool::kLargestValue; ++i) {
     if (i > 0) joined.Append(glue);
     Value part = parts[i];
     if (!attribute.empty()) {
@@ -258,7 +258,7 @@ absl::StatusOr<Value> Indent(const Call& call) {
   if (width < 0 || width > 100) return absl::InvalidArgumentError("indent() by this much");
   const std::string spaces(static_cast<size_t>(width), ' ');
   TrackedText indented;
-  for (size_t begin = 0; begin <= text->size();) {
+  for (size_t begin = 0; begin <= text->size() && indented.size() <= Pool::kLargestValue;) {
     const size_t newline = std::min(text->view().find('\n', begin), text->size());
     const bool wanted = begin > 0 || (first != nullptr && IsTrue(*first));
     const bool empty = newline == begin && !(blank != nullptr && IsTrue(*blank));

@@ -1,4 +1,5 @@
 // FindTest: what stands behind "is".
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -32,19 +33,15 @@ absl::StatusOr<Value> IsExactly(const Call& call, bool wanted) {
   return Value::Bool(value.is(Kind::kBool) && value.boolean == wanted);
 }
 
-absl::StatusOr<Value> Equal(const Call& call) {
+absl::StatusOr<Value> Equal(const Call& call, bool wanted) {
   ASSIGN_OR_RETURN(const Value other, Second(call));
-  return Value::Bool(AreEqual(call.arguments[0], other));
-}
-
-absl::StatusOr<Value> Unequal(const Call& call) {
-  ASSIGN_OR_RETURN(const Value other, Second(call));
-  return Value::Bool(!AreEqual(call.arguments[0], other));
+  call.pool->Spend(std::min(call.arguments[0].weight, other.weight));
+  return Value::Bool(AreEqual(call.arguments[0], other) == wanted);
 }
 
 absl::StatusOr<Value> IsIn(const Call& call) {
   ASSIGN_OR_RETURN(const Value container, Second(call));
-  ASSIGN_OR_RETURN(const bool found, Contains(container, call.arguments[0]));
+  ASSIGN_OR_RETURN(const bool found, Contains(call.pool, container, call.arguments[0]));
   return Value::Bool(found);
 }
 
@@ -85,9 +82,9 @@ Builtin FindTest(std::string_view name) {
       {"odd", [](const Call& call) { return Divides(call, 2, 1); }},
       {"even", [](const Call& call) { return Divides(call, 2, 0); }},
       {"divisibleby", DivisibleBy},
-      {"equalto", Equal},
-      {"eq", Equal},
-      {"ne", Unequal},
+      {"equalto", [](const Call& call) { return Equal(call, true); }},
+      {"eq", [](const Call& call) { return Equal(call, true); }},
+      {"ne", [](const Call& call) { return Equal(call, false); }},
       {"in", IsIn},
       {"lt", [](const Call& call) { return Ordered(call, [](int o) { return o < 0; }); }},
       {"le", [](const Call& call) { return Ordered(call, [](int o) { return o <= 0; }); }},

@@ -11,6 +11,30 @@ namespace tessera::jinja {
 
 using Kind = Value::Kind;
 
+namespace {
+
+// Of a list or map that has `entry` in it.
+uint8_t DepthAround(const Value& entry) {
+  return static_cast<uint8_t>(std::min<int>(entry.depth + 1, UINT8_MAX));
+}
+
+// Whether both have equal values at equal keys. In order of keys: n look-ups would take n * n
+// steps.
+bool MapsAreEqual(const Map& a, const Map& b) {
+  if (a.size() != b.size()) return false;
+  const auto sorted = [](Map map) {
+    std::sort(map.begin(), map.end(),
+              [](const auto& x, const auto& y) { return x.first->view() < y.first->view(); });
+    return map;
+  };
+  const Map left = sorted(a), right = sorted(b);
+  return std::equal(left.begin(), left.end(), right.begin(), [](const auto& x, const auto& y) {
+    return x.first->view() == y.first->view() && AreEqual(x.second, y.second);
+  });
+}
+
+}  // namespace
+
 Value Value::None() {
   Value value;
   value.kind = Kind::kNone;
@@ -41,6 +65,7 @@ Value Value::Float(double number) {
 Value Value::Text(const TrackedText* text) {
   Value value;
   value.kind = Kind::kText;
+  value.weight += static_cast<uint32_t>(std::min(text->size(), Pool::kLargestValue));
   value.text = text;
   return value;
 }
@@ -49,12 +74,41 @@ double Value::AsNumber() const {
   return kind == Kind::kFloat ? number : static_cast<double>(AsInt());
 }
 
-Value Pool::Text(TrackedText text) { return Value::Text(&texts_.emplace_back(std::move(text))); }
+bool Pool::Spend(size_t bytes) {
+  work_ += bytes;
+  exhausted_ = exhausted_ || work_ > kLargestWork;
+  return !exhausted_;
+}
+
+bool Pool::HasRoom(size_t bytes) {
+  exhausted_ = exhausted_ || bytes > kLargestTotal - std::min(total_, kLargestTotal);
+  return !exhausted_;
+}
+
+void Pool::Account(size_t bytes, size_t weight, Value* value) {
+  total_ += bytes;
+  exhausted_ = exhausted_ || total_ > kLargestTotal || weight > kLargestValue ||
+               value->depth > kLargestDepth;
+  value->weight = static_cast<uint32_t>(std::min(weight, kLargestValue));
+}
+
+Value Pool::Text(TrackedText text) {
+  const size_t bytes = kTextBytes + text.size() + text.runs().size() * sizeof(TrackedText::Run);
+  Value value = Value::Text(&texts_.emplace_back(std::move(text)));
+  Account(bytes, Value::kLeastWeight + value.text->size(), &value);
+  return value;
+}
 
 Value Pool::MakeList(List list) {
   Value value;
   value.kind = Kind::kList;
   value.list = &lists_.emplace_back(std::move(list));
+  size_t weight = Value::kLeastWeight;
+  for (const Value& entry : *value.list) {
+    weight += entry.weight;
+    value.depth = std::max(value.depth, DepthAround(entry));
+  }
+  Account(sizeof(List) + value.list->size() * sizeof(Value), weight, &value);
   return value;
 }
 
@@ -62,9 +116,16 @@ Value Pool::MakeMap(Map map) {
   Value value;
   value.kind = Kind::kMap;
   value.map = &maps_.emplace_back(std::move(map));
+  size_t weight = Value::kLeastWeight;
+  for (const auto& [key, entry] : *value.map) {
+    weight += Value::kLeastWeight + key->size() + entry.weight;
+    value.depth = std::max(value.depth, DepthAround(entry));
+  }
+  Account(sizeof(Map) + value.map->size() * sizeof(Map::value_type), weight, &value);
   return value;
 }
 
+// Of depth 0: it is written and compared without what is in it, and so may hold itself.
 Value Pool::MakeNamespace(Map map) {
   Value value;
   value.kind = Kind::kNamespace;
@@ -139,14 +200,8 @@ bool AreEqual(const Value& a, const Value& b) {
       return a.text->view() == b.text->view();
     case Kind::kList:
       return std::equal(a.list->begin(), a.list->end(), b.list->begin(), b.list->end(), AreEqual);
-    case Kind::kMap: {
-      if (a.map->size() != b.map->size()) return false;
-      for (const auto& [key, value] : *a.map) {
-        const Value* other = FindKey(*b.map, key->view());
-        if (other == nullptr || !AreEqual(value, *other)) return false;
-      }
-      return true;
-    }
+    case Kind::kMap:
+      return MapsAreEqual(*a.map, *b.map);
     case Kind::kNamespace:
       return a.space == b.space;
     default:

@@ -81,14 +81,18 @@ absl::StatusOr<std::vector<Piece>> CutMessage(const ChatMessage& message, size_t
   return pieces;
 }
 
+std::string DocumentText(const ChatDocument& document, bool with_title) {
+  if (!with_title || document.title.empty()) return document.text;
+  return Concat(document.title, "\n", document.text);
+}
+
 absl::StatusOr<Piece> DocumentPiece(const ChatDocument& document, size_t index, bool with_title,
                                     const SegmenterOptions& options) {
   if (IsBlank(document.text)) {
     return absl::InvalidArgumentError(
         Concat("documents[", index, "] has no text: give it one, or leave the document out"));
   }
-  const std::string title = with_title && !document.title.empty() ? document.title + "\n" : "";
-  return Piece{Concat(title, document.text, Tail(options)), true};
+  return Piece{Concat(DocumentText(document, with_title), Tail(options)), true};
 }
 
 // What is rendered, and its pieces in the order in which ChatTemplate counts parts.
@@ -185,18 +189,10 @@ absl::StatusOr<SegmentedPrompt> EncodeRendered(const Tokenizer& tokenizer,
   return segmented;
 }
 
-}  // namespace
-
-size_t SegmentedPrompt::token_count() const {
-  size_t count = 0;
-  for (const std::vector<uint32_t>& segment : segments) count += segment.size();
-  return count;
-}
-
-absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::string_view prompt,
-                                                  const SegmenterOptions& options) {
-  if (prompt.empty()) return absl::InvalidArgumentError("prompt is empty: give it some text");
-  const std::vector<std::string_view> pieces = CutAt(prompt, options.separator);
+// Every piece of a completion prompt is a segment.
+absl::StatusOr<SegmentedPrompt> EncodePieces(const ModelText& model,
+                                             const std::vector<std::string_view>& pieces,
+                                             const SegmenterOptions& options) {
   RETURN_IF_ERROR(CheckPieces(pieces, "prompt", options.separator));
   SegmentedPrompt segmented;
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -213,6 +209,32 @@ absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::s
   return segmented;
 }
 
+}  // namespace
+
+size_t SegmentedPrompt::token_count() const {
+  size_t count = 0;
+  for (const std::vector<uint32_t>& segment : segments) count += segment.size();
+  return count;
+}
+
+absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::string_view prompt,
+                                                  const SegmenterOptions& options) {
+  if (prompt.empty()) return absl::InvalidArgumentError("prompt is empty: give it some text");
+  return EncodePieces(model, CutAt(prompt, options.separator), options);
+}
+
+absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model,
+                                                  const std::vector<std::string>& parts,
+                                                  const SegmenterOptions& options) {
+  std::vector<std::string_view> pieces;
+  for (const std::string& part : parts) {
+    const std::vector<std::string_view> cut = CutAt(part, options.separator);
+    pieces.insert(pieces.end(), cut.begin(), cut.end());
+  }
+  if (pieces.empty()) return absl::InvalidArgumentError("prompt is empty: give it some text");
+  return EncodePieces(model, pieces, options);
+}
+
 absl::StatusOr<SegmentedPrompt> SegmentChat(const ModelText& model, const ChatPrompt& prompt,
                                             const SegmenterOptions& options) {
   if (!model.chat_template.has_value()) {
@@ -226,6 +248,33 @@ absl::StatusOr<SegmentedPrompt> SegmentChat(const ModelText& model, const ChatPr
   ASSIGN_OR_RETURN(const CutPrompt cut, CutChat(prompt, chat_template.Uses("documents"), options));
   ASSIGN_OR_RETURN(const std::vector<RenderedRun> rendered, chat_template.Render(cut.prompt));
   return EncodeRendered(*model.tokenizer, rendered, cut.pieces);
+}
+
+std::string ChunkText(const ModelText& model, const ChatDocument& document) {
+  const bool template_writes_titles =
+      model.chat_template.has_value() && model.chat_template->Uses("documents");
+  return DocumentText(document, !template_writes_titles);
+}
+
+absl::StatusOr<std::vector<uint32_t>> SegmentChunk(const ModelText& model,
+                                                   const ChatDocument& document,
+                                                   const SegmenterOptions& options) {
+  if (IsBlank(document.text)) {
+    return absl::InvalidArgumentError("the text is empty: give it some, or leave it out");
+  }
+  const std::string text = ChunkText(model, document);
+  if (!options.separator.empty() && text.find(options.separator) != std::string::npos) {
+    return absl::InvalidArgumentError(
+        Concat("the text has the separator \"", options.separator,
+               "\" in it, where a prompt would be cut: send what stands between as texts of their "
+               "own"));
+  }
+  ASSIGN_OR_RETURN(std::vector<uint32_t> ids,
+                   model.tokenizer->Encode(Concat(text, Tail(options)), SpecialTokens::kPlainText));
+  if (ids.empty()) {
+    return absl::InvalidArgumentError("the text has nothing that the model's vocabulary knows");
+  }
+  return ids;
 }
 
 }  // namespace tessera

@@ -45,6 +45,12 @@ struct SegmentedPrompt {
 absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::string_view prompt,
                                                   const SegmenterOptions& options);
 
+// The same for a prompt whose borders stand between its parts too: every part is a segment, or
+// several where it has separators.
+absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model,
+                                                  const std::vector<std::string>& parts,
+                                                  const SegmenterOptions& options);
+
 // Renders `prompt` and cuts it. A message whose text has separators, or that has several parts, is
 // cut there; its last piece is a chunk too in a system, developer or tool message, and stays with
 // what follows it in the others (it is the question). Documents reach the prompt through the
@@ -56,6 +62,18 @@ absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::s
 // FAILED_PRECONDITION when the model has no chat template.
 absl::StatusOr<SegmentedPrompt> SegmentChat(const ModelText& model, const ChatPrompt& prompt,
                                             const SegmenterOptions& options);
+
+// The text that `document` is in a prompt, without the tail that every chunk gets: "title\ntext",
+// or the text alone where there is no title or the model's template writes titles itself.
+std::string ChunkText(const ModelText& model, const ChatDocument& document);
+
+// Ids of the segment that `document` becomes in a chat, and that its ChunkText becomes between two
+// separators of a completion prompt or a message. Errors: INVALID_ARGUMENT, with what to change,
+// for a text that is empty or white space only, not UTF-8, or has a separator in it (written into a
+// prompt it would be cut there).
+absl::StatusOr<std::vector<uint32_t>> SegmentChunk(const ModelText& model,
+                                                   const ChatDocument& document,
+                                                   const SegmenterOptions& options);
 
 }  // namespace tessera
 

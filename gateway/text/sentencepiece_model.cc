@@ -20,7 +20,12 @@ using sentencepiece::SentencePieceProcessor;
 using LibraryStatus = sentencepiece::util::Status;
 
 // AddressSanitizer refuses a scope of its own; its tests do not bring another protobuf.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TESSERA_ADDRESS_SANITIZER  // clang's
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(TESSERA_ADDRESS_SANITIZER)
 constexpr int kScope = 0;
 #else
 constexpr int kScope = RTLD_DEEPBIND;

@@ -31,7 +31,8 @@ StopMatcher::StopMatcher(std::vector<std::string> stop_strings) {
   }
 }
 
-std::optional<std::string> StopMatcher::Append(std::string_view text, std::string* final_text) {
+std::optional<std::string> StopMatcher::Append(std::string_view text, std::string* final_text,
+                                               bool armed) {
   if (patterns_.empty()) {
     final_text->append(text);
     return std::nullopt;
@@ -43,6 +44,10 @@ std::optional<std::string> StopMatcher::Append(std::string_view text, std::strin
       while (matched > 0 && letter != pattern.text[matched]) matched = pattern.failure[matched - 1];
       if (letter == pattern.text[matched]) ++matched;
       if (matched < pattern.text.size()) continue;
+      if (!armed) {
+        matched = pattern.failure[matched - 1];
+        continue;
+      }
       final_text->append(held_, 0, held_.size() - matched);
       held_.clear();
       return pattern.text;

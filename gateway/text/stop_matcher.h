@@ -18,8 +18,10 @@ class StopMatcher {
   explicit StopMatcher(std::vector<std::string> stop_strings);
 
   // Takes more text; appends to *final_text what can no longer be part of a match. Returns the stop
-  // string once one matched: *final_text then ends just before it, and no more text may come.
-  std::optional<std::string> Append(std::string_view text, std::string* final_text);
+  // string once one matched: *final_text then ends just before it, and no more text may come. With
+  // `armed` false a match that ends in `text` does not count.
+  std::optional<std::string> Append(std::string_view text, std::string* final_text,
+                                    bool armed = true);
 
   // What is held back: the start of a stop string that did not come.
   std::string TakeHeld();

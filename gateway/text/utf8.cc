@@ -1,5 +1,6 @@
 #include "gateway/text/utf8.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace tessera {
@@ -83,6 +84,12 @@ size_t PreviousBorder(std::string_view text, size_t end) {
     --end;
   } while ((static_cast<uint8_t>(text[end]) & 0xc0) == 0x80);
   return end;
+}
+
+size_t CountCodePoints(std::string_view text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char byte) {
+    return (static_cast<uint8_t>(byte) & 0xc0) != 0x80;
+  }));
 }
 
 void AppendUtf8(char32_t code_point, std::string* text) {

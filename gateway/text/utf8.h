@@ -19,6 +19,9 @@ char32_t NextCodePoint(std::string_view text, size_t* offset);
 // Start of the code point that ends just before `end`, which is above 0; `text` must be UTF-8.
 size_t PreviousBorder(std::string_view text, size_t end);
 
+// Code points of `text`, which must be UTF-8.
+size_t CountCodePoints(std::string_view text);
+
 // Appends `code_point`, at most U+10FFFF.
 void AppendUtf8(char32_t code_point, std::string* text);
 
@@ -35,6 +38,9 @@ class Utf8Repair {
 
   // Appends U+FFFD for what is held back, if anything is.
   void Finish(std::string* text);
+
+  // True while the start of a code point is held back.
+  bool unfinished() const { return missing_ > 0; }
 
  private:
   void Push(uint8_t byte, std::string* text);

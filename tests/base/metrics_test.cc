@@ -90,5 +90,20 @@ TEST(MetricsTest, ATakenPortIsAnError) {
   EXPECT_EQ(metrics->Serve("nonsense:port").code(), absl::StatusCode::kUnavailable);
 }
 
+TEST(MetricsTest, HistogramsOfOtherBuckets) {
+  const auto metrics = Metrics::Make();
+  ValueHistogram* const tokens =
+      metrics->AddHistogram("test:tokens", "How many.", {{"model", "m"}}, {1, 10});
+  for (const double value : {1.0, 5.0, 100.0}) tokens->Observe(value);
+  const std::string text = metrics->Text();
+  for (const char* line :
+       {"# TYPE test:tokens histogram", "test:tokens_count{model=\"m\"} 3",
+        "test:tokens_sum{model=\"m\"} 106", "test:tokens_bucket{model=\"m\",le=\"1\"} 1",
+        "test:tokens_bucket{model=\"m\",le=\"10\"} 2",
+        "test:tokens_bucket{model=\"m\",le=\"+Inf\"} 3"}) {
+    EXPECT_TRUE(absl::StrContains(text, line)) << line << " in " << text;
+  }
+}
+
 }  // namespace
 }  // namespace tessera

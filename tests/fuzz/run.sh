@@ -21,10 +21,18 @@ cache_server/tier/arena.cc cache_server/tier/eviction_policy.cc cache_server/tie
 cache_server/tier/ram_piece.cc cache_server/tier/ram_tier.cc cache_server/tier/s3_fifo_policy.cc
 cache_server/tier/tier.cc
 "
-# What each target is made of, beside its own source; kv_cache.pb.cc is generated.
+TEMPLATES="
+gateway/text/chat_template.cc gateway/text/jinja_builtins.cc gateway/text/jinja_evaluate.cc
+gateway/text/jinja_expression_parser.cc gateway/text/jinja_lexer.cc gateway/text/jinja_lists.cc
+gateway/text/jinja_operators.cc gateway/text/jinja_parser.cc gateway/text/jinja_postfix_parser.cc
+gateway/text/jinja_print.cc gateway/text/jinja_renderer.cc gateway/text/jinja_strings.cc
+gateway/text/jinja_tests.cc gateway/text/jinja_value.cc gateway/text/tracked_text.cc
+gateway/text/utf8.cc
+"
+# What each target is made of, beside its own source; *.pb.cc is generated.
 declare -A SOURCES=(
   [store_stream_fuzz]="$RAM_STORE cache_server/service/piece_writer.cc
-    cache_server/transfer/slice_wire.cc kv_cache.pb.cc"
+    cache_server/transfer/slice_wire.cc proto/kv_cache.pb.cc"
   [value_header_fuzz]="cache_server/chunk/checksum.cc cache_server/chunk/key.cc
     cache_server/chunk/digest.cc cache_server/tier/tier.cc cache_server/tier/value_header.cc"
   [shm_wire_fuzz]="cache_server/chunk/key.cc cache_server/chunk/digest.cc
@@ -33,8 +41,19 @@ declare -A SOURCES=(
     cache_server/service/shm_session.cc cache_server/service/waker.cc
     cache_server/transfer/lease_table.cc
     cache_server/transfer/shm_wire.cc cache_server/transfer/unix_socket.cc"
+  [api_json_fuzz]="gateway/openai/chunk_resolver.cc gateway/openai/controls.cc
+    gateway/openai/error.cc gateway/openai/fields.cc gateway/openai/parse_prompt.cc
+    gateway/openai/request.cc gateway/openai/sampling.cc gateway/openai/unsupported.cc
+    gateway/text/utf8.cc proto/worker.pb.cc"
+  [tokenizer_fuzz]="gateway/text/added_tokens.cc gateway/text/bpe_model.cc
+    gateway/text/byte_level_tokenizer.cc gateway/text/json_access.cc gateway/text/nfc.cc
+    gateway/text/pattern.cc gateway/text/pre_tokenizer.cc gateway/text/run_text.cc
+    gateway/text/sentencepiece_model.cc gateway/text/sentencepiece_tokenizer.cc
+    gateway/text/tokenizer.cc gateway/text/tokenizer_json.cc gateway/text/utf8.cc"
+  [chat_template_fuzz]="$TEMPLATES"
 )
-TARGETS=(store_stream_fuzz shm_session_fuzz value_header_fuzz shm_wire_fuzz)
+TARGETS=(store_stream_fuzz shm_session_fuzz value_header_fuzz shm_wire_fuzz api_json_fuzz
+  tokenizer_fuzz chat_template_fuzz)
 
 CLANG=clang++-14
 FLAGS=(-std=c++20 -O1 -g1 -Wall -Wextra -Werror -Wno-unused-parameter -fno-omit-frame-pointer
@@ -45,9 +64,11 @@ die() { echo "fuzz: $*" >&2; exit 1; }
 object_of() { echo "$out/obj/$(tr / _ <<<"$1").o"; }
 
 generate() {
-  local proto=proto/kv_cache.proto flags="$CLANG ${FLAGS[*]}"
+  local proto flags="$CLANG ${FLAGS[*]}"
   [[ $(cat "$flags_file" 2>/dev/null) == "$flags" ]] || echo "$flags" >"$flags_file"
-  [[ $out/gen/proto/kv_cache.pb.cc -nt $proto ]] || protoc -I. "--cpp_out=$out/gen" "$proto"
+  for proto in proto/kv_cache.proto proto/worker.proto; do
+    [[ $out/gen/${proto%.proto}.pb.cc -nt $proto ]] || protoc -I. "--cpp_out=$out/gen" "$proto"
+  done
 }
 
 # Whether an object must be made again: it, or something that it was made from, has changed.
@@ -64,9 +85,12 @@ is_stale() {  # OBJECT
 compile() {  # SOURCE
   local source=$1 object extra=()
   object=$(object_of "$source")
-  if [[ $source == kv_cache.pb.cc ]]; then
+  if [[ $source == *.pb.cc ]]; then
     # Generated code is not ours to keep free of warnings.
-    source=$out/gen/proto/$source extra=(-w)
+    source=$out/gen/$source extra=(-w)
+  elif [[ $source == */sentencepiece_model.cc ]]; then
+    # The library is loaded, not linked: its type information is not there to compare with.
+    extra=(-fno-sanitize=vptr)
   fi
   is_stale "$object" || return 0
   "$CLANG" "${FLAGS[@]}" "${extra[@]}" -MD -MF "$object.d" -c "$source" -o "$object" ||
@@ -87,7 +111,7 @@ build() {  # TARGET...
     done
     # shellcheck disable=SC2086  # one argument a library
     "$CLANG" "${FLAGS[@]}" "${objects[@]}" -o "$out/$target" -Wl,--as-needed -lprotobuf -lglog \
-      -lcrypto -lxxhash $libraries || die "linking $target failed"
+      -lcrypto -lxxhash -lboost_json -lpcre2-8 -lutf8proc -ldl $libraries || die "linking $target failed"
   done
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <utility>
 
 #include "glog/logging.h"
 
@@ -18,7 +19,7 @@ constexpr std::string_view kData = "data: ";
 
 }  // namespace
 
-TestClient::TestClient(int port) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+TestClient::TestClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
@@ -36,9 +37,23 @@ void TestClient::Close() {
   socket_ = -1;
 }
 
+void TestClient::CloseSending() { PCHECK(shutdown(socket_, SHUT_WR) == 0); }
+
+void TestClient::Reset() {
+  const linger at_once = {.l_onoff = 1, .l_linger = 0};
+  PCHECK(setsockopt(socket_, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)) == 0);
+  Close();
+}
+
+ssize_t TestClient::SendSome(const char* bytes, size_t size) {
+  return send(socket_, bytes, size, MSG_NOSIGNAL);
+}
+
+ssize_t TestClient::ReceiveSome(char* bytes, size_t size) { return recv(socket_, bytes, size, 0); }
+
 bool TestClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t sent = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t sent = SendSome(bytes.data(), bytes.size());
     if (sent <= 0) return false;
     bytes.remove_prefix(static_cast<size_t>(sent));
   }
@@ -56,7 +71,7 @@ bool TestClient::SendRequest(std::string_view method, std::string_view path, std
 
 bool TestClient::Fill() {
   char bytes[16 << 10];
-  const ssize_t received = recv(socket_, bytes, sizeof(bytes), 0);
+  const ssize_t received = ReceiveSome(bytes, sizeof(bytes));
   if (received <= 0) return false;
   buffer_.append(bytes, static_cast<size_t>(received));
   return true;
@@ -142,9 +157,22 @@ std::optional<std::string> TestClient::ReceiveEvent() {
   return event;
 }
 
+bool TestClient::AwaitBytes(size_t count) {
+  while (buffer_.size() < count) {
+    if (!Fill()) return false;
+  }
+  return true;
+}
+
+std::string TestClient::ReceiveRest() {
+  while (Fill()) {
+  }
+  return std::exchange(buffer_, {});
+}
+
 bool TestClient::ReceiveEnd() {
   char byte = 0;
-  return buffer_.empty() && recv(socket_, &byte, 1, 0) == 0;
+  return buffer_.empty() && ReceiveSome(&byte, 1) == 0;
 }
 
 std::vector<std::string> SplitEvents(std::string_view body) {

@@ -2,6 +2,8 @@
 #ifndef TESSERA_TESTS_GATEWAY_TEST_CLIENT_H_
 #define TESSERA_TESTS_GATEWAY_TEST_CLIENT_H_
 
+#include <sys/types.h>
+
 #include <map>
 #include <optional>
 #include <string>
@@ -22,7 +24,7 @@ struct ClientResponse {
 class TestClient {
  public:
   explicit TestClient(int port);
-  ~TestClient();
+  virtual ~TestClient();
   TestClient(const TestClient&) = delete;
   TestClient& operator=(const TestClient&) = delete;
 
@@ -44,10 +46,25 @@ class TestClient {
   std::optional<ClientResponse> ReceiveHead();
   std::optional<std::string> ReceiveEvent();
 
+  // Waits until so many bytes have come, and leaves them to the next call; false when they do not.
+  bool AwaitBytes(size_t count);
+  // All bytes until the server closes.
+  std::string ReceiveRest();
+
   // True when the server closes without another byte.
   bool ReceiveEnd();
 
   void Close();
+  // Says that nothing more will be sent.
+  void CloseSending();
+  // Closes without a word: the server's side fails at its next read.
+  void Reset();
+
+ protected:
+  // As send and recv: how many bytes, 0 at the end, below 0 on an error.
+  virtual ssize_t SendSome(const char* bytes, size_t size);
+  virtual ssize_t ReceiveSome(char* bytes, size_t size);
+  int socket() const { return socket_; }
 
  private:
   bool Fill();

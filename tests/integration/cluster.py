@@ -158,8 +158,8 @@ class Cluster:
             port,
         )
 
-    def gateway(self, *workers, separator=" # # "):
-        port = free_port()
+    def gateway(self, *workers, separator=" # # ", port=None, **flags):
+        port = port or free_port()
         return self.run(
             "gateway",
             [
@@ -167,6 +167,7 @@ class Cluster:
                 f"--model_dir={self.folder}",
                 f"--workers={','.join(w.address for w in workers)}",
                 f"--blend_separator={separator}",
+                *(f"--{k}={v}" for k, v in flags.items()),
             ],
             port,
         )

@@ -19,5 +19,15 @@ TEST(TargetTest, DecodesEscapesAndLeavesBrokenOnes) {
   EXPECT_EQ(PathOf("/%zz%41"), "/%zzA");
 }
 
+TEST(TargetTest, SplitsAndDecodesTheQuery) {
+  using Pairs = std::vector<std::pair<std::string, std::string>>;
+  EXPECT_EQ(QueryOf("/v1/chunks"), Pairs());
+  EXPECT_EQ(QueryOf("/v1/chunks?"), Pairs());
+  EXPECT_EQ(QueryOf("/v1/chunks?limit=20&after=a%2Fb+c%26d#x?y=1"),
+            (Pairs{{"limit", "20"}, {"after", "a/b c&d"}}));
+  EXPECT_EQ(QueryOf("http://host?a&&b=&=c&a=1=2&%zz=%"),
+            (Pairs{{"a", ""}, {"b", ""}, {"", "c"}, {"a", "1=2"}, {"%zz", "%"}}));
+}
+
 }  // namespace
 }  // namespace tessera::http

@@ -59,6 +59,7 @@ class ApiFixture : public testing::Test {
     options.completion.tokenizer = text_.tokenizer.get();
     options.completion.preparer = preparer_.get();
     options.completion.workers = pool_.get();
+    options.text = &text_;
     api_ = std::make_unique<Api>(options);
     auto server = http::Server::Listen({.listen = "127.0.0.1:0"}, api_.get());
     ASSERT_TRUE(server.ok()) << server.status();

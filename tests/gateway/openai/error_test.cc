@@ -62,5 +62,23 @@ TEST(RequestIdTest, KeepsGoodIdsAndReplacesOthers) {
   EXPECT_EQ(RequestId(std::string(129, 'a')).size(), 32u);
 }
 
+TEST(ErrorTest, NoAddressReachesAClient) {
+  for (const char* words :
+       {"failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.7:7601: refused",
+        "unix:/run/tessera.sock: gone", "DNS resolution failed for dns:worker:7601"}) {
+    const http::Response response = ErrorResponse(absl::UnavailableError(words));
+    EXPECT_EQ(response.status, 503);
+    for (const char* secret : {"10.0.0.7", "7601", "/run"}) {
+      EXPECT_EQ(response.body.find(secret), std::string::npos) << response.body;
+    }
+  }
+  const http::Response own = ErrorResponse(absl::UnavailableError("the worker stops"));
+  EXPECT_NE(own.body.find("the worker stops"), std::string::npos);
+}
+
+TEST(ErrorTest, AWrongKeyIs401) {
+  EXPECT_EQ(ErrorResponse(absl::UnauthenticatedError("which key?")).status, 401);
+}
+
 }  // namespace
 }  // namespace tessera::openai

@@ -6,44 +6,14 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "gateway/text/utf8.h"
-#include "tests/gateway/openai/api_fixture.h"
+#include "tests/gateway/openai/stream_fixture.h"
 
 namespace tessera::openai {
 namespace {
 
 namespace json = boost::json;
 
-class StreamTest : public ApiFixture {
- protected:
-  // All events of a stream; the last must be [DONE], which is left out.
-  std::vector<json::value> Stream(const std::string& body, std::string_view path = kCompletions) {
-    const ClientResponse response = Call("POST", path, body);
-    EXPECT_EQ(response.status, 200) << response.body;
-    std::vector<std::string> events = SplitEvents(response.body);
-    EXPECT_FALSE(events.empty());
-    if (events.empty()) return {};
-    EXPECT_EQ(events.back(), "[DONE]");
-    events.pop_back();
-    std::vector<json::value> values;
-    for (const std::string& event : events) values.push_back(json::parse(event));
-    return values;
-  }
-
-  static std::string Text(const std::vector<json::value>& events) {
-    std::string text;
-    for (const json::value& event : events) {
-      const json::array& choices = event.at("choices").as_array();
-      if (choices.empty()) continue;
-      const json::object& choice = choices[0].as_object();
-      if (choice.contains("text")) text += choice.at("text").as_string().c_str();
-      if (!choice.contains("delta")) continue;
-      const json::object& delta = choice.at("delta").as_object();
-      if (delta.contains("content")) text += delta.at("content").as_string().c_str();
-    }
-    return text;
-  }
-};
+using StreamTest = StreamFixture;
 
 TEST_F(StreamTest, ChatStreamHasOpenAisShape) {
   const auto events = Stream(
@@ -160,10 +130,6 @@ TEST_F(StreamTest, AThousandStreamsOnTwoThreads) {
   files.rlim_cur = files.rlim_max;
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
   if (files.rlim_max < 2 * kStreams + 200) GTEST_SKIP() << "too few file descriptors allowed";
-  ApiOptions options;
-  options.max_queued = kStreams;
-  StartGateway(options);
-  AwaitReady(true);
   worker_->Set({.hold_after = 2});
   std::vector<std::unique_ptr<TestClient>> clients;
   for (int i = 0; i < kStreams; ++i) {

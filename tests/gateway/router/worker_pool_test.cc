@@ -1,94 +1,13 @@
-#include "gateway/router/worker_pool.h"
-
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
-#include "gtest/gtest.h"
-#include "tests/gateway/stub_worker.h"
+#include "tests/gateway/router/pool_fixture.h"
 
 namespace tessera {
 namespace {
 
-namespace v1 = worker::v1;
-
-constexpr uint32_t kEos = 9;
-
-// Collects a call's events; Wait returns its status.
-class Listener final : public GenerateListener {
- public:
-  void OnEvent(const v1::GenerateResponse& event) override {
-    absl::MutexLock lock(&mutex_);
-    events_.push_back(event);
-  }
-
-  void OnDone(absl::Status status) override {
-    status_ = std::move(status);
-    done_.Notify();
-  }
-
-  absl::Status Wait() {
-    EXPECT_TRUE(done_.WaitForNotificationWithTimeout(absl::Seconds(30)));
-    return status_;
-  }
-
-  void AwaitEvents(size_t count) {
-    absl::MutexLock lock(&mutex_);
-    auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return events_.size() >= count; };
-    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&reached), absl::Seconds(30)));
-  }
-
-  std::vector<uint32_t> Tokens() {
-    absl::MutexLock lock(&mutex_);
-    std::vector<uint32_t> ids;
-    for (const auto& event : events_) {
-      if (event.has_token()) ids.push_back(event.token().id());
-    }
-    return ids;
-  }
-
- private:
-  absl::Mutex mutex_;
-  std::vector<v1::GenerateResponse> events_ ABSL_GUARDED_BY(mutex_);
-  absl::Status status_;
-  absl::Notification done_;
-};
-
-v1::GenerateRequest Request(std::vector<uint32_t> ids, uint32_t max_tokens = 100) {
-  v1::GenerateRequest request;
-  request.add_segments()->mutable_token_ids()->Add(ids.begin(), ids.end());
-  request.set_max_tokens(max_tokens);
-  return request;
-}
-
-absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
-
-std::unique_ptr<StubWorker> Stub(const std::string& model = "m", int port = 0) {
-  return StubWorker::Start(model, 1000, 100, kEos, port);
-}
-
-class WorkerPoolTest : public testing::Test {
- protected:
-  void StartPool(const std::vector<std::string>& addresses, WorkerPoolOptions options = {}) {
-    options.poll_down = absl::Milliseconds(20);
-    std::vector<std::unique_ptr<WorkerClient>> clients;
-    for (const std::string& address : addresses) clients.push_back(ConnectWorker(address));
-    pool_ = std::make_unique<WorkerPool>(std::move(clients), options);
-    pool_->Start();
-  }
-
-  // Polling has no event to wait for from outside; so ask, for 30 seconds at most.
-  void AwaitReady(bool ready = true) {
-    const absl::Time deadline = Soon();
-    while (pool_->ready() != ready && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
-    ASSERT_EQ(pool_->ready(), ready);
-  }
-
-  std::unique_ptr<WorkerPool> pool_;
-};
+using WorkerPoolTest = PoolFixture;
 
 TEST_F(WorkerPoolTest, StreamsEventsInOrder) {
   const auto stub = Stub();
@@ -208,12 +127,93 @@ TEST_F(WorkerPoolTest, InFlightRequestsAreBounded) {
   EXPECT_TRUE(running.Wait().ok());
 }
 
-TEST_F(WorkerPoolTest, AWorkerThatDiesIsNoticed) {
-  auto stub = Stub();
-  StartPool({stub->address()}, {.poll_up = absl::Milliseconds(20)});
+TEST_F(WorkerPoolTest, StatesSayWhatEachWorkerServes) {
+  const auto first = Stub();
+  const auto other = Stub("other");
+  StartPool({first->address(), other->address(), "127.0.0.1:1"});
+  AwaitReadyWorkers(2);
+  first->Set({.hold_after = 1});
+  Listener listener;
+  auto call = pool_->Generate(Request({1}), Soon(), &listener);
+  ASSERT_TRUE(call.ok());
+  const std::vector<WorkerState> states = pool_->States();
+  ASSERT_EQ(states.size(), 3u);
+  EXPECT_EQ(states[0].address, first->address());
+  EXPECT_EQ(states[0].model, "m");
+  EXPECT_EQ(states[0].device, "stub");
+  EXPECT_TRUE(states[0].blend_enabled);
+  EXPECT_EQ(states[0].in_flight, 1u);
+  EXPECT_EQ(states[1].model, "other");
+  EXPECT_EQ(states[1].in_flight, 0u);
+  EXPECT_FALSE(states[2].ready);
+  EXPECT_EQ(states[2].model, "");
+  first->Release();
+  EXPECT_TRUE(listener.Wait().ok());
+}
+
+TEST_F(WorkerPoolTest, PrefillChunkSaysWhatIsStored) {
+  const auto stub = Stub();
+  StartPool({stub->address()});
   AwaitReady();
-  stub.reset();
-  AwaitReady(false);
+  for (const uint32_t cached : {0u, 100u}) {
+    ChunkAnswer answer;
+    auto call = pool_->PrefillChunk(ChunkOf(7), Soon(), answer.Callback());
+    ASSERT_TRUE(call.ok()) << call.status();
+    const auto response = answer.Wait();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->chunk_key().size(), 32u);
+    EXPECT_EQ(response->tokens(), 100u);
+    EXPECT_EQ(response->bytes(), 100 * kStubTokenBytes);
+    EXPECT_EQ(response->cached_tokens(), cached);
+  }
+}
+
+TEST_F(WorkerPoolTest, PrefillChunkNeedsAWorker) {
+  StartPool({"127.0.0.1:1"});
+  ChunkAnswer answer;
+  const auto call = pool_->PrefillChunk(ChunkOf(7), Soon(), answer.Callback());
+  EXPECT_TRUE(absl::IsUnavailable(call.status()));
+}
+
+TEST_F(WorkerPoolTest, PrefillChunkIsCancelled) {
+  const auto stub = Stub();
+  stub->Set({.hold_prefill = true});
+  StartPool({stub->address()});
+  AwaitReady();
+  ChunkAnswer answer;
+  auto call = pool_->PrefillChunk(ChunkOf(7), Soon(), answer.Callback());
+  ASSERT_TRUE(call.ok());
+  EXPECT_TRUE(stub->AwaitPrefills(1));
+  (*call)->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(answer.Wait().status()));
+  EXPECT_TRUE(stub->AwaitCancelled(1));
+  EXPECT_EQ(pool_->States()[0].in_flight, 0u);
+}
+
+TEST_F(WorkerPoolTest, PrefillChunkIsTriedElsewhereWhereThatHelps) {
+  const auto first = Stub();
+  const auto second = Stub();
+  StartPool({first->address(), second->address()});
+  AwaitReadyWorkers(2);
+  first->Set({.prefill_failure = absl::ResourceExhaustedError("full")});
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    ChunkAnswer answer;
+    auto call = pool_->PrefillChunk(ChunkOf(seed), Soon(), answer.Callback());
+    ASSERT_TRUE(call.ok());
+    EXPECT_TRUE(answer.Wait().ok());
+  }
+  EXPECT_EQ(second->prefills(), 10);
+  EXPECT_EQ(pool_->Totals().retries, static_cast<uint64_t>(first->prefills()));
+
+  for (StubWorker* const stub : {first.get(), second.get()}) {
+    stub->Set({.prefill_failure = absl::FailedPreconditionError("no cache")});
+  }
+  const int before = first->prefills() + second->prefills();
+  ChunkAnswer answer;
+  auto call = pool_->PrefillChunk(ChunkOf(99), Soon(), answer.Callback());
+  ASSERT_TRUE(call.ok());
+  EXPECT_EQ(answer.Wait().status(), absl::FailedPreconditionError("no cache"));
+  EXPECT_EQ(first->prefills() + second->prefills(), before + 1);
 }
 
 }  // namespace

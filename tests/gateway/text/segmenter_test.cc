@@ -232,5 +232,56 @@ TEST(ModelTextTest, MissingAndDamagedFiles) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(SegmenterTest, AChunkAloneIsTheSegmentOfAPrompt) {
+  const std::vector<ChatDocument> documents = {
+      {"", "hello"}, {"hell", "hello world"}, {"", " he\n"}, {"T", "<|end|> \xc3\xa9\n\n"}};
+  for (const bool keep_separator : {false, true}) {
+    options_.keep_separator = keep_separator;
+    for (const ChatDocument& document : documents) {
+      const auto ids = SegmentChunk(model_, document, options_);
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      const std::string text = ChunkText(model_, document);
+      EXPECT_EQ(text,
+                document.title.empty() ? document.text : document.title + "\n" + document.text);
+      const auto written = SegmentCompletion(model_, "lead # # " + text + " # # why", options_);
+      ASSERT_TRUE(written.ok()) << written.status();
+      EXPECT_EQ(written->segments[1], *ids);
+      const auto chat = SegmentChat(
+          model_, {.messages = {{"user", {"why"}, {}}}, .documents = {document}}, options_);
+      ASSERT_TRUE(chat.ok()) << chat.status();
+      ASSERT_EQ(chat->segments.size(), 3u);
+      EXPECT_EQ(chat->segments[1], *ids);
+    }
+  }
+}
+
+TEST_F(SegmenterTest, AChunkAloneWhereTheTemplateTakesDocuments) {
+  UseTemplate(
+      "{% for d in documents %}<|start|>{{ d['title'] }}: {{ d['text'] }}<|end|>{% endfor %}"
+      "{% for m in messages %}{{ m['content'] }}{% endfor %}");
+  const ChatDocument document = {"title", "hello"};
+  // The title is the template's to write, so it is no part of the chunk.
+  EXPECT_EQ(ChunkText(model_, document), "hello");
+  const auto ids = SegmentChunk(model_, document, options_);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  const auto chat =
+      SegmentChat(model_, {.messages = {{"user", {"why"}, {}}}, .documents = {document}}, options_);
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  ASSERT_EQ(chat->segments.size(), 3u);
+  EXPECT_EQ(chat->segments[1], *ids);
+}
+
+TEST_F(SegmenterTest, WhatIsNoChunk) {
+  EXPECT_THAT(SegmentChunk(model_, {"T", " \n"}, options_).status().message(), HasSubstr("empty"));
+  EXPECT_THAT(SegmentChunk(model_, {"", "a # # b"}, options_).status().message(),
+              HasSubstr("separator"));
+  EXPECT_THAT(SegmentChunk(model_, {"a # # b", "c"}, options_).status().message(),
+              HasSubstr("separator"));
+  EXPECT_EQ(SegmentChunk(model_, {"", "\xff"}, options_).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  options_.separator = "";
+  EXPECT_TRUE(SegmentChunk(model_, {"", "a # # b"}, options_).ok());
+}
+
 }  // namespace
 }  // namespace tessera
