@@ -211,7 +211,8 @@ start_worker() {
 
 start_gateway() {
   start 2 gateway "$repo/bazel-bin/gateway/tessera_gateway" "--listen=0.0.0.0:$gateway_port" \
-    "--workers=127.0.0.1:$worker_port" "--model_dir=$folder" "--blend_separator=$separator"
+    "--workers=127.0.0.1:$worker_port" "--cache=127.0.0.1:$cache_port" "--model_dir=$folder" \
+    "--blend_separator=$separator"
 }
 
 # /health says 200 when the gateway has a worker that serves.
