@@ -53,14 +53,32 @@ ABSL_FLAG(std::string, sink, "bos",
           "lead), none");
 ABSL_FLAG(int, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(int, queue, 256, "requests that may wait before new ones are refused");
+ABSL_FLAG(int, max_running, 32, "requests that run at a time, as rows of one decode step");
+ABSL_FLAG(int64_t, kv_bytes, 0,
+          "KV memory of all running requests, bytes; 0: half of this machine's memory");
 
 namespace tessera {
 namespace {
 
+int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
+
+absl::StatusOr<EngineOptions> EngineOptionsFromFlags(const ModelConfig& model) {
+  EngineOptions options;
+  if (absl::GetFlag(FLAGS_queue) < 1 || absl::GetFlag(FLAGS_max_running) < 1) {
+    return absl::InvalidArgumentError("--queue and --max_running must be at least 1");
+  }
+  options.queue = absl::GetFlag(FLAGS_queue);
+  options.max_running = absl::GetFlag(FLAGS_max_running);
+  const int64_t bytes = absl::GetFlag(FLAGS_kv_bytes);
+  if (bytes < 0) return absl::InvalidArgumentError("--kv_bytes must be at least 0");
+  options.kv_tokens = (bytes > 0 ? bytes : PhysicalBytes() / 2) / KvMemory::BytesPerToken(model);
+  return options;
+}
+
 // A prompt of max_len tokens needs that much KV memory: better to know it now than in the middle of
 // a request.
 absl::Status CheckKvFits(const Decoder& decoder) {
-  const int64_t physical = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  const int64_t physical = PhysicalBytes();
   const int64_t needed = decoder.max_len() * KvMemory::BytesPerToken(decoder.config());
   if (needed <= physical) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -144,8 +162,7 @@ absl::Status Serve() {
         absl::StrCat("--check_layer must be between 0 and ", decoder->config().layers - 1));
   }
   RETURN_IF_ERROR(CheckKvFits(*decoder));
-  if (absl::GetFlag(FLAGS_queue) < 1)
-    return absl::InvalidArgumentError("--queue must be at least 1");
+  ASSIGN_OR_RETURN(const EngineOptions engine_options, EngineOptionsFromFlags(decoder->config()));
   const ChunkKey fingerprint =
       LayoutOf(decoder->config(), decoder->weights().files->Digest()).Fingerprint();
   LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
@@ -159,7 +176,7 @@ absl::Status Serve() {
   // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
   ChunkWriter writer(client.get(), config.tokens_per_piece,
                      decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
-  Engine engine(decoder.get(), &blender, &writer, absl::GetFlag(FLAGS_queue));
+  Engine engine(decoder.get(), &blender, &writer, engine_options);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<WorkerServer> server,
       StartWorkerServer(absl::GetFlag(FLAGS_listen), served, decoder.get(), &config, &engine));

@@ -80,6 +80,11 @@ class Ops {
   virtual void MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
                       Matrix out) = 0;
 
+  // MatMul in which a row of out depends on its row of x alone: it has the same bits whatever other
+  // rows there are. For the rows of many requests, a few dozen at a time.
+  virtual void MatMulByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                           Matrix out) = 0;
+
   // Rotates row i, seen as heads of head_dim, to positions[i]; pairs are (j, j + head_dim / 2).
   virtual void Rotate(Matrix x, absl::Span<const int32_t> positions, const RopeTable& rope) = 0;
 

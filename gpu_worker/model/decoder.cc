@@ -43,33 +43,55 @@ Activations Decoder::Embed(absl::Span<const uint32_t> ids) const {
   return h;
 }
 
-Qkv Decoder::ProjectQkv(int64_t layer, Matrix h) const {
+void Decoder::MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                     bool by_row, Matrix out) const {
+  if (by_row) {
+    ops_->MatMulByRow(x, w, bias, accumulate, out);
+  } else {
+    ops_->MatMul(x, w, bias, accumulate, out);
+  }
+}
+
+Qkv Decoder::ProjectRows(int64_t layer, Matrix h, bool by_row) const {
   const LayerWeights& w = weights_.layers[layer];
   Activations x(h.rows, h.cols);
   ops_->RmsNorm(h, w.input_norm, config_.rms_eps, x);
   Qkv fresh{Activations(h.rows, w.q.rows), Activations(h.rows, w.k.rows),
             Activations(h.rows, w.v.rows)};
-  ops_->MatMul(x, w.q, w.q_bias, /*accumulate=*/false, fresh.q);
-  ops_->MatMul(x, w.k, w.k_bias, /*accumulate=*/false, fresh.k);
-  ops_->MatMul(x, w.v, w.v_bias, /*accumulate=*/false, fresh.v);
+  MatMul(x, w.q, w.q_bias, /*accumulate=*/false, by_row, fresh.q);
+  MatMul(x, w.k, w.k_bias, /*accumulate=*/false, by_row, fresh.k);
+  MatMul(x, w.v, w.v_bias, /*accumulate=*/false, by_row, fresh.v);
   if (!w.q_norm.empty()) ops_->RmsNorm(fresh.q, w.q_norm, config_.rms_eps, fresh.q);
   if (!w.k_norm.empty()) ops_->RmsNorm(fresh.k, w.k_norm, config_.rms_eps, fresh.k);
   return fresh;
 }
 
-void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
+Qkv Decoder::ProjectQkv(int64_t layer, Matrix h) const {
+  return ProjectRows(layer, h, /*by_row=*/false);
+}
+
+void Decoder::FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const {
   const LayerWeights& w = weights_.layers[layer];
-  ops_->MatMul(attention, w.o, {}, /*accumulate=*/true, h);
+  MatMul(attention, w.o, {}, /*accumulate=*/true, by_row, h);
   for (int64_t first = 0; first < h.rows; first += kRowBlock) {
     const Matrix rows = h.Slice(first, std::min(kRowBlock, h.rows - first));
     Activations x(rows.rows, rows.cols);
     Activations gate(rows.rows, config_.intermediate), up(rows.rows, config_.intermediate);
     ops_->RmsNorm(rows, w.post_attention_norm, config_.rms_eps, x);
-    ops_->MatMul(x, w.gate, {}, /*accumulate=*/false, gate);
-    ops_->MatMul(x, w.up, {}, /*accumulate=*/false, up);
-    ops_->SwiGlu(gate, up);
-    ops_->MatMul(gate, w.down, {}, /*accumulate=*/true, rows);
+    MatMul(x, w.gate, {}, /*accumulate=*/false, by_row, gate);
+    MatMul(x, w.up, {}, /*accumulate=*/false, by_row, up);
+    // A width that is no multiple of the vectors' would mix rows.
+    for (int64_t r = 0; by_row && r < rows.rows; ++r) {
+      ops_->SwiGlu(gate->Slice(r, 1), up->Slice(r, 1));
+    }
+    if (!by_row) ops_->SwiGlu(gate, up);
+    MatMul(gate, w.down, {}, /*accumulate=*/true, by_row, rows);
   }
+}
+
+void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
+  FinishRows(layer, attention, h, /*by_row=*/false);
+  if (pause_) pause_();
 }
 
 void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
@@ -128,6 +150,34 @@ absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const
     ASSIGN_OR_RETURN(h, RunBlock(kv, ids.subspan(done, kRowBlock), first + done, 1, cancelled));
   }
   return LastRow(h);
+}
+
+Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
+  std::vector<uint32_t> ids;
+  std::vector<int32_t> positions;
+  for (const DecodeRow& row : rows) {
+    CHECK_LT(row.position, row.kv->capacity());
+    ids.push_back(row.id);
+    positions.push_back(static_cast<int32_t>(row.position));
+  }
+  const Activations h = Embed(ids);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    Qkv fresh = ProjectRows(layer, h, /*by_row=*/true);
+    ops_->Rotate(fresh.k, positions, rope_);
+    ops_->Rotate(fresh.q, positions, rope_);
+    const Activations attention(h->rows, fresh.q->cols);
+    for (int64_t r = 0; r < h->rows; ++r) {
+      const LayerKv memory = rows[r].kv->Layer(layer);
+      const auto position = absl::MakeConstSpan(positions).subspan(r, 1);
+      ops_->WriteKv(fresh.k->Slice(r, 1), fresh.v->Slice(r, 1), position, memory);
+      ops_->Attend(fresh.q->Slice(r, 1), position, memory, attention->Slice(r, 1));
+    }
+    FinishRows(layer, attention, h, /*by_row=*/true);
+  }
+  Activations x(h->rows, h->cols), logits(h->rows, config_.vocab);
+  ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
+  ops_->MatMulByRow(x, weights_.head, {}, /*accumulate=*/false, logits);
+  return logits;
 }
 
 absl::StatusOr<Activations> Decoder::ExtendShowing(const KvMemory& kv,

@@ -5,8 +5,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -25,6 +28,13 @@ struct Qkv {
   Activations q;  // [rows][heads * head_dim]
   Activations k;  // [rows][kv_heads * head_dim]
   Activations v;
+};
+
+// The next row of a request: token `id` at `position`, behind what `kv` holds.
+struct DecodeRow {
+  const KvMemory* kv = nullptr;
+  uint32_t id = 0;
+  int64_t position = 0;
 };
 
 // Not thread-safe: it issues work to `ops`, which must outlive it.
@@ -82,6 +92,15 @@ class Decoder {
                                             int64_t first, const std::atomic<bool>& cancelled,
                                             OnRows on_rows) const;
 
+  // One decode step of many requests: writes each row's K and V to its memory and returns the
+  // logits [rows][vocab]. A row's are the same bits whatever other rows there are, and those of
+  // Extend and Logits. No two rows may be of one memory.
+  Activations DecodeRows(absl::Span<const DecodeRow> rows) const;
+
+  // Called after every layer of all of the above but DecodeRows, on the same thread: long work lets
+  // short work in there. It may call DecodeRows.
+  void SetPause(std::function<void()> pause) { pause_ = std::move(pause); }
+
   // Rows that a layer's widest buffers are made for at a time: bounds memory for long prompts.
   static constexpr int64_t kRowBlock = 512;
 
@@ -94,11 +113,18 @@ class Decoder {
                                        const std::atomic<bool>& cancelled) const;
   Activations LastRow(Matrix h) const;
 
+  // A layer's products, of rows of one request or, `by_row`, of many.
+  Qkv ProjectRows(int64_t layer, Matrix h, bool by_row) const;
+  void FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const;
+  void MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate, bool by_row,
+              Matrix out) const;
+
   const ModelConfig config_;
   const Weights weights_;
   const int64_t max_len_;
   const RopeTable rope_;
   Ops* const ops_;
+  std::function<void()> pause_;
 };
 
 // 0, 1, ... as positions: first .. first + count.

@@ -1,10 +1,9 @@
 #include "gpu_worker/serve/engine.h"
 
+#include <algorithm>
 #include <utility>
-#include <variant>
 
 #include "absl/time/clock.h"
-#include "gpu_worker/serve/generation_run.h"
 
 namespace tessera {
 namespace {
@@ -13,11 +12,34 @@ absl::Status ShuttingDown() { return absl::UnavailableError("the worker is shutt
 
 }  // namespace
 
-Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer, size_t capacity)
+class Engine::Underway {
+ public:
+  Underway(Engine* engine, std::shared_ptr<CancelFlag> flag)
+      : engine_(*engine), flag_(std::move(flag)) {
+    absl::MutexLock lock(&engine_.mutex_);
+    engine_.underway_.push_back(flag_);
+    if (engine_.stopping_) flag_->Set();
+  }
+  ~Underway() {
+    absl::MutexLock lock(&engine_.mutex_);
+    auto& all = engine_.underway_;
+    all.erase(std::find(all.begin(), all.end(), flag_));
+  }
+  Underway(const Underway&) = delete;
+  Underway& operator=(const Underway&) = delete;
+
+ private:
+  Engine& engine_;
+  const std::shared_ptr<CancelFlag> flag_;
+};
+
+Engine::Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer,
+               const EngineOptions& options)
     : decoder_(*decoder),
       blender_(*blender),
       writer_(*writer),
-      queue_(capacity, kMostChunks),
+      options_(options),
+      queue_(options.queue, kMostChunks),
       thread_([this] { Work(); }) {}
 
 Engine::~Engine() {
@@ -25,9 +47,10 @@ Engine::~Engine() {
   queue_.Close();
   {
     absl::MutexLock lock(&mutex_);
-    if (running_ != nullptr) running_->Set();
+    for (const std::shared_ptr<CancelFlag>& flag : underway_) flag->Set();
   }
   thread_.join();
+  decoder_.SetPause(nullptr);
 }
 
 template <typename Task>
@@ -47,37 +70,63 @@ absl::Status Engine::Submit(std::unique_ptr<Generation> generation) {
 absl::Status Engine::Submit(std::unique_ptr<ChunkWork> chunk) { return Push(std::move(chunk)); }
 
 void Engine::Work() {
+  decoder_.SetPause([this] { DecodeBetweenLayers(); });
+  auto fits = [this](const Generation& generation) { return HasRoomFor(generation); };
   while (true) {
-    if (chunk_ != nullptr) {
-      const std::unique_ptr<Generation> generation = queue_.TryPopGeneration();
-      generation != nullptr ? RunGeneration(*generation) : StepChunk();
+    if (std::unique_ptr<Generation> next = queue_.TryPopGeneration(fits)) {
+      Begin(std::move(next));
       continue;
     }
-    WorkQueue::Work next = queue_.Pop();
-    if (auto* generation = std::get_if<std::unique_ptr<Generation>>(&next)) {
-      RunGeneration(**generation);
-    } else if (auto* chunk = std::get_if<std::unique_ptr<ChunkWork>>(&next)) {
-      chunk_ = std::make_unique<ChunkTask>(std::move(*chunk), &blender_, &writer_);
-    } else {
+    if (chunk_ == nullptr) {
+      if (std::unique_ptr<ChunkWork> next = queue_.TryPopChunk()) {
+        chunk_ = std::make_unique<ChunkTask>(std::move(next), &blender_, &writer_);
+      }
+    }
+    if (chunk_ != nullptr) StepChunk();
+    if (!runs_.empty()) {
+      Decode();
+    } else if (chunk_ == nullptr && !queue_.AwaitWork()) {
       return;
     }
   }
 }
 
-void Engine::SetRunning(std::shared_ptr<CancelFlag> cancelled) {
-  absl::MutexLock lock(&mutex_);
-  running_ = std::move(cancelled);
-  if (stopping_ && running_ != nullptr) running_->Set();
+bool Engine::HasRoomFor(const Generation& generation) const {
+  if (runs_.empty()) return true;
+  if (runs_.size() >= options_.max_running) return false;
+  int64_t free = options_.kv_tokens;
+  for (const auto& run : runs_) free -= GenerationRun::KvTokens(run->generation());
+  return GenerationRun::KvTokens(generation) <= free;
 }
 
-void Engine::RunGeneration(Generation& generation) {
-  if (stopping_) return generation.listener->OnFinished(ShuttingDown());
-  if (generation.cancelled->IsSet()) {
-    return generation.listener->OnFinished(absl::CancelledError("cancelled while waiting"));
+void Engine::Begin(std::unique_ptr<Generation> generation) {
+  if (stopping_) return generation->listener->OnFinished(ShuttingDown());
+  if (generation->cancelled->IsSet()) {
+    return generation->listener->OnFinished(absl::CancelledError("cancelled while waiting"));
   }
-  SetRunning(generation.cancelled);
-  GenerationRun(&generation, &decoder_, &blender_, &writer_, &stopping_).Run();
-  SetRunning(nullptr);
+  auto run = std::make_unique<GenerationRun>(std::move(generation), &decoder_, &blender_, &writer_,
+                                             &stopping_);
+  const Underway underway(this, run->generation().cancelled);
+  if (run->Start()) runs_.push_back(std::move(run));
+}
+
+void Engine::Decode() {
+  const absl::Time start = absl::Now();
+  std::erase_if(runs_, [](const auto& run) { return !run->StillWanted(); });
+  if (runs_.empty()) return;
+  std::vector<DecodeRow> rows;
+  for (const auto& run : runs_) rows.push_back(run->NextRow());
+  const Activations logits = decoder_.DecodeRows(rows);
+  size_t row = 0;
+  std::erase_if(runs_, [&](const auto& run) {
+    return !run->Advance(absl::MakeConstSpan(logits->Row(row++), logits->cols));
+  });
+  decoded_ = absl::Now();
+  step_ = decoded_ - start;
+}
+
+void Engine::DecodeBetweenLayers() {
+  if (!runs_.empty() && absl::Now() - decoded_ >= step_) Decode();
 }
 
 void Engine::StepChunk() {
@@ -87,9 +136,8 @@ void Engine::StepChunk() {
   } else if (chunk_->work().cancelled->IsSet()) {
     chunk_->Fail(absl::CancelledError("the request was cancelled"));
   } else {
-    SetRunning(chunk_->work().cancelled);
+    const Underway underway(this, chunk_->work().cancelled);
     more = chunk_->Step();
-    SetRunning(nullptr);
   }
   if (!more) chunk_.reset();
 }

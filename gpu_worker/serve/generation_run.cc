@@ -18,88 +18,113 @@ constexpr size_t kShownId = 128;
 
 }  // namespace
 
-GenerationRun::GenerationRun(Generation* generation, const Decoder* decoder, Blender* blender,
-                             ChunkWriter* writer, const std::atomic<bool>* stopping)
-    : generation_(*generation),
+GenerationRun::GenerationRun(std::unique_ptr<Generation> generation, const Decoder* decoder,
+                             Blender* blender, ChunkWriter* writer,
+                             const std::atomic<bool>* stopping)
+    : generation_(std::move(generation)),
       decoder_(*decoder),
       blender_(*blender),
       writer_(*writer),
       stopping_(*stopping) {}
 
-void GenerationRun::Run() {
-  const absl::Time start = absl::Now();
+int64_t GenerationRun::KvTokens(const Generation& generation) {
+  int64_t tokens = generation.prompt.max_new_tokens;
+  for (const auto& segment : generation.prompt.segments) {
+    tokens += static_cast<int64_t>(segment.size());
+  }
+  return tokens;
+}
+
+bool GenerationRun::Start() {
+  started_ = absl::Now();
   absl::StatusOr<Prefilled> prefilled = Prefill();
   if (!prefilled.ok()) {
-    generation_.listener->OnFinished(prefilled.status());
-    return;
+    generation_->listener->OnFinished(prefilled.status());
+    return false;
   }
-  const absl::Duration queued = start - generation_.submitted, took = absl::Now() - start;
-  generation_.listener->OnStarted(*prefilled, queued, took);
-  const absl::Status status = AnswerAll(*prefilled);
-  LOG(INFO) << "event=generated request="
-            << absl::CHexEscape(generation_.request_id.substr(0, kShownId))
-            << " prompt_tokens=" << prefilled->tokens << " picked=" << prefilled->picked.size()
-            << " queue_ms=" << absl::ToInt64Milliseconds(queued)
-            << " prefill_ms=" << absl::ToInt64Milliseconds(took)
-            << " answers=" << generation_.answers << " tokens=" << tokens_
-            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - start)
-            << " status=" << absl::StatusCodeToString(status.code());
-  generation_.listener->OnFinished(status);
+  prefilled_ = *std::move(prefilled);
+  prefill_ = absl::Now() - started_;
+  generation_->listener->OnStarted(prefilled_, started_ - generation_->submitted, prefill_);
+  BeginAnswer();
+  return Advance(prefilled_.logits);
 }
 
 absl::StatusOr<Prefilled> GenerationRun::Prefill() {
-  const BlendRequest& prompt = generation_.prompt;
-  const CancelFlag& cancelled = *generation_.cancelled;
-  if (!generation_.prompt_logprobs) return blender_.Prefill(prompt, cancelled);
+  const BlendRequest& prompt = generation_->prompt;
+  const CancelFlag& cancelled = *generation_->cancelled;
+  if (!generation_->prompt_logprobs) return blender_.Prefill(prompt, cancelled);
   std::vector<uint32_t> ids;
   for (const auto& segment : prompt.segments) ids.insert(ids.end(), segment.begin(), segment.end());
-  PromptScorer scorer(&decoder_, std::move(ids), *generation_.prompt_logprobs,
+  PromptScorer scorer(&decoder_, std::move(ids), *generation_->prompt_logprobs,
                       [&](const std::vector<PromptLogprob>& positions) {
-                        generation_.listener->OnPromptLogprobs(positions);
+                        generation_->listener->OnPromptLogprobs(positions);
                       });
   return blender_.PrefillShowing(prompt, cancelled, [&](int64_t first, Matrix h) {
     return scorer.OnRows(first, h, cancelled.value());
   });
 }
 
-absl::Status GenerationRun::AnswerAll(Prefilled& prefilled) {
-  for (uint32_t index = 0; index < generation_.answers; ++index) {
-    RETURN_IF_ERROR(Answer(index, prefilled));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status GenerationRun::CheckWanted() const {
   if (stopping_) return absl::UnavailableError("the worker is shutting down");
-  if (generation_.cancelled->IsSet()) return absl::CancelledError("the request was cancelled");
+  if (generation_->cancelled->IsSet()) return absl::CancelledError("the request was cancelled");
   return absl::OkStatus();
 }
 
-absl::Status GenerationRun::Answer(uint32_t index, Prefilled& prefilled) {
-  SamplingParams params = generation_.sampling;
-  params.seed += index;
-  Sampler sampler(params, generation_.prompt.segments);
-  std::vector<float> logits = prefilled.logits;
-  for (int64_t tokens = 1;; ++tokens) {
-    RETURN_IF_ERROR(CheckWanted());
-    const SampledToken token = sampler.Next(logits);
-    ++tokens_;
-    generation_.listener->OnToken(index, token);
-    // After the first token, never before.
-    if (tokens_ == 1) writer_.Write(std::move(prefilled.fresh));
-    const bool ended = std::find(generation_.end_tokens.begin(), generation_.end_tokens.end(),
-                                 token.id) != generation_.end_tokens.end();
-    if (ended || tokens >= generation_.prompt.max_new_tokens) {
-      generation_.listener->OnAnswered(index, ended, tokens);
-      return absl::OkStatus();
+bool GenerationRun::StillWanted() {
+  const absl::Status status = CheckWanted();
+  if (!status.ok()) Finish(status);
+  return status.ok();
+}
+
+void GenerationRun::BeginAnswer() {
+  SamplingParams params = generation_->sampling;
+  params.seed += answer_;
+  sampler_.emplace(params, generation_->prompt.segments);
+  drawn_ = 0;
+}
+
+DecodeRow GenerationRun::NextRow() const {
+  return {&prefilled_.kv, last_, prefilled_.tokens + drawn_ - 1};
+}
+
+bool GenerationRun::Advance(absl::Span<const float> logits) {
+  while (StillWanted()) {
+    if (Sample(logits)) return true;
+    if (++answer_ == generation_->answers) {
+      Finish(absl::OkStatus());
+      return false;
     }
-    const std::vector<uint32_t> ids = {token.id};
-    ASSIGN_OR_RETURN(const Activations last,
-                     decoder_.Extend(prefilled.kv, ids, prefilled.tokens + tokens - 1,
-                                     generation_.cancelled->value()));
-    const Activations next = decoder_.Logits(last);
-    logits.assign(next->data, next->data + next->cols);
+    BeginAnswer();
+    logits = prefilled_.logits;
   }
+  return false;
+}
+
+bool GenerationRun::Sample(absl::Span<const float> logits) {
+  const SampledToken token = sampler_->Next(logits);
+  last_ = token.id;
+  ++drawn_;
+  ++tokens_;
+  generation_->listener->OnToken(answer_, token);
+  // After the first token, never before.
+  if (tokens_ == 1) writer_.Write(std::move(prefilled_.fresh));
+  const std::vector<uint32_t>& ends = generation_->end_tokens;
+  const bool ended = std::find(ends.begin(), ends.end(), token.id) != ends.end();
+  if (!ended && drawn_ < generation_->prompt.max_new_tokens) return true;
+  generation_->listener->OnAnswered(answer_, ended, drawn_);
+  return false;
+}
+
+void GenerationRun::Finish(const absl::Status& status) {
+  LOG(INFO) << "event=generated request="
+            << absl::CHexEscape(generation_->request_id.substr(0, kShownId))
+            << " prompt_tokens=" << prefilled_.tokens << " picked=" << prefilled_.picked.size()
+            << " queue_ms=" << absl::ToInt64Milliseconds(started_ - generation_->submitted)
+            << " prefill_ms=" << absl::ToInt64Milliseconds(prefill_)
+            << " answers=" << generation_->answers << " tokens=" << tokens_
+            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - started_)
+            << " status=" << absl::StatusCodeToString(status.code());
+  generation_->listener->OnFinished(status);
 }
 
 }  // namespace tessera

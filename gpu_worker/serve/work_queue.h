@@ -8,9 +8,9 @@
 #include <map>
 #include <memory>
 #include <utility>
-#include <variant>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/generation.h"
@@ -22,10 +22,6 @@ namespace tessera {
 // priority: a running ingest delays a question by no more than the step that it is in. Thread-safe.
 class WorkQueue {
  public:
-  // What Pop returns; NoWork: closed and empty.
-  struct NoWork {};
-  using Work = std::variant<NoWork, std::unique_ptr<Generation>, std::unique_ptr<ChunkWork>>;
-
   WorkQueue(size_t most_generations, size_t most_chunks)
       : most_generations_(most_generations), most_chunks_(most_chunks) {}
 
@@ -44,24 +40,33 @@ class WorkQueue {
     return true;
   }
 
-  // The next piece of work; waits for one. After Close it drains what is left.
-  Work Pop() {
+  // Waits until something is here. False: closed and empty.
+  bool AwaitWork() {
     absl::MutexLock lock(&mutex_);
     auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       return closed_ || !generations_.empty() || !chunks_.empty();
     };
     mutex_.Await(absl::Condition(&ready));
-    if (!generations_.empty()) return PopFirst();
-    if (chunks_.empty()) return NoWork();
-    Work chunk = std::move(chunks_.front());
-    chunks_.pop_front();
-    return chunk;
+    return !generations_.empty() || !chunks_.empty();
   }
 
-  // The next generation, or null: none waits now.
-  std::unique_ptr<Generation> TryPopGeneration() {
+  // The next generation, or null: none waits, or the next one does not fit now. None overtakes it,
+  // or large ones would wait for ever.
+  std::unique_ptr<Generation> TryPopGeneration(absl::FunctionRef<bool(const Generation&)> fits) {
     absl::MutexLock lock(&mutex_);
-    return generations_.empty() ? nullptr : PopFirst();
+    if (generations_.empty() || !fits(*generations_.begin()->second)) return nullptr;
+    std::unique_ptr<Generation> first = std::move(generations_.begin()->second);
+    generations_.erase(generations_.begin());
+    return first;
+  }
+
+  // The oldest chunk, or null: none waits, or a generation does.
+  std::unique_ptr<ChunkWork> TryPopChunk() {
+    absl::MutexLock lock(&mutex_);
+    if (chunks_.empty() || !generations_.empty()) return nullptr;
+    std::unique_ptr<ChunkWork> first = std::move(chunks_.front());
+    chunks_.pop_front();
+    return first;
   }
 
   void Close() {
@@ -71,12 +76,6 @@ class WorkQueue {
 
  private:
   using Rank = std::pair<int32_t, uint64_t>;  // priority, number of the push
-
-  std::unique_ptr<Generation> PopFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    std::unique_ptr<Generation> first = std::move(generations_.begin()->second);
-    generations_.erase(generations_.begin());
-    return first;
-  }
 
   const size_t most_generations_;
   const size_t most_chunks_;

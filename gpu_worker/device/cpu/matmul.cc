@@ -1,7 +1,5 @@
 #include "gpu_worker/device/cpu/matmul.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <vector>
@@ -10,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "dnnl.hpp"
 #include "glog/logging.h"
+#include "gpu_worker/device/cpu/dot.h"
 
 namespace tessera {
 namespace {
@@ -17,6 +16,10 @@ namespace {
 // Up to this many rows a product is bound by reading the weights, and each weight row is read once
 // for all.
 constexpr int64_t kFewRows = 4;
+// Rows of x that one pass over a weight row serves, and weight rows that stay in the first cache
+// while the rows of x go by.
+constexpr int64_t kRowsAtOnce = 3;
+constexpr int64_t kWeightRowsAtOnce = 8;
 // A product is cut into tasks of at most so many rows of x and rows of the weight. They depend on
 // the shape alone, so the bits do not depend on the number of threads. Large enough that widening a
 // panel for every block of rows, and oneDNN's packing of both, cost a few percent.
@@ -25,15 +28,31 @@ constexpr int64_t kMostPanelRows = 320;
 // Panels for oneDNN's bf16 product, which packs by itself.
 constexpr int64_t kBf16PanelRows = 256;
 
-float SumOf(__m256 x) {
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+// out (+)= x times rows first .. last of w, for at most kRowsAtOnce rows of x.
+template <typename Number>
+void ProductOfRows(Matrix x, const Number* w, int64_t first, int64_t last, bool accumulate,
+                   Matrix out) {
+  float sums[kRowsAtOnce];
+  for (int64_t n = first; n < last; ++n) {
+    const Number* const row = w + n * x.cols;
+    if (x.rows == 3) {
+      DotRows<3>(x.data, x.cols, row, x.cols, sums);
+    } else if (x.rows == 2) {
+      DotRows<2>(x.data, x.cols, row, x.cols, sums);
+    } else {
+      DotRows<1>(x.data, x.cols, row, x.cols, sums);
+    }
+    for (int64_t r = 0; r < x.rows; ++r) {
+      out.Row(r)[n] = accumulate ? out.Row(r)[n] + sums[r] : sums[r];
+    }
+  }
 }
 
-__m256 WidenEight(const Bf16* from) {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+void CheckShapes(Matrix x, const Weight& w, absl::Span<const float> bias, Matrix out) {
+  CHECK_EQ(x.cols, w.cols);
+  CHECK_EQ(out.cols, w.rows);
+  CHECK_EQ(out.rows, x.rows);
+  CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == w.rows);
 }
 
 bool ProcessorHasBf16() {
@@ -44,33 +63,19 @@ bool ProcessorHasBf16() {
 
 void Widen(const Bf16* from, int64_t n, float* to) {
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, WidenEight(from + i));
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, LoadEight(from + i));
   for (; i < n; ++i) to[i] = ToFloat(from[i]);
 }
 
 float Dot(const float* a, const float* b, int64_t n) {
-  __m256 s0 = _mm256_setzero_ps(), s1 = s0;
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
-    s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
-  }
-  float sum = SumOf(_mm256_add_ps(s0, s1));
-  for (; i < n; ++i) sum += a[i] * b[i];
+  float sum = 0;
+  DotRows<1>(a, 0, b, n, &sum);
   return sum;
 }
 
 float Dot(const float* a, const Bf16* b, int64_t n) {
-  __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), WidenEight(b + i), s0);
-    s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), WidenEight(b + i + 8), s1);
-    s2 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 16), WidenEight(b + i + 16), s2);
-    s3 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 24), WidenEight(b + i + 24), s3);
-  }
-  float sum = SumOf(_mm256_add_ps(_mm256_add_ps(s0, s1), _mm256_add_ps(s2, s3)));
-  for (; i < n; ++i) sum += a[i] * ToFloat(b[i]);
+  float sum = 0;
+  DotRows<1>(a, 0, b, n, &sum);
   return sum;
 }
 
@@ -183,16 +188,25 @@ bool MatMul::uses_bf16() const { return bf16_ != nullptr; }
 
 void MatMul::Run(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
                  Matrix out) {
-  CHECK_EQ(x.cols, w.cols);
-  CHECK_EQ(out.cols, w.rows);
-  CHECK_EQ(out.rows, x.rows);
-  CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == w.rows);
+  if (x.rows <= kFewRows) return RunByRow(x, w, bias, accumulate, out);
+  CheckShapes(x, w, bias, out);
+  RunPanels(x, w, accumulate, out);
+  AddBias(bias, out);
+}
+
+void MatMul::RunByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                      Matrix out) {
+  CheckShapes(x, w, bias, out);
   if (x.rows == 0) return;
-  if (x.rows <= kFewRows) {
-    RunFewRows(x, w, accumulate, out);
+  if (w.dtype == DType::kBf16) {
+    RunRows(x, static_cast<const Bf16*>(w.data), accumulate, out);
   } else {
-    RunPanels(x, w, accumulate, out);
+    RunRows(x, static_cast<const float*>(w.data), accumulate, out);
   }
+  AddBias(bias, out);
+}
+
+void MatMul::AddBias(absl::Span<const float> bias, Matrix out) {
   if (bias.empty()) return;
   parallel_->ForRanges(out.rows, 64, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
@@ -202,16 +216,15 @@ void MatMul::Run(Matrix x, const Weight& w, absl::Span<const float> bias, bool a
   });
 }
 
-void MatMul::RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out) {
-  const int64_t grain = std::clamp<int64_t>(w.rows / (4 * parallel_->threads()), 16, 2048);
-  parallel_->ForRanges(w.rows, grain, [&](int64_t first, int64_t last) {
-    for (int64_t n = first; n < last; ++n) {
-      for (int64_t r = 0; r < x.rows; ++r) {
-        const float dot =
-            w.dtype == DType::kBf16
-                ? Dot(x.Row(r), static_cast<const Bf16*>(w.data) + n * w.cols, w.cols)
-                : Dot(x.Row(r), static_cast<const float*>(w.data) + n * w.cols, w.cols);
-        out.Row(r)[n] = accumulate ? out.Row(r)[n] + dot : dot;
+template <typename Number>
+void MatMul::RunRows(Matrix x, const Number* w, bool accumulate, Matrix out) {
+  const int64_t grain = std::clamp<int64_t>(out.cols / (4 * parallel_->threads()), 16, 2048);
+  parallel_->ForRanges(out.cols, grain, [&](int64_t first, int64_t last) {
+    for (int64_t n = first; n < last; n += kWeightRowsAtOnce) {
+      const int64_t end = std::min(last, n + kWeightRowsAtOnce);
+      for (int64_t r = 0; r < x.rows; r += kRowsAtOnce) {
+        ProductOfRows(x.Slice(r, std::min(kRowsAtOnce, x.rows - r)), w, n, end, accumulate,
+                      out.Slice(r, std::min(kRowsAtOnce, x.rows - r)));
       }
     }
   });

@@ -24,10 +24,16 @@ class MatMul {
   // out (+)= x w^T + bias.
   void Run(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate, Matrix out);
 
+  // The same; a row of it has the same bits whatever other rows there are.
+  void RunByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                Matrix out);
+
  private:
   class Bf16Products;
 
-  void RunFewRows(Matrix x, const Weight& w, bool accumulate, Matrix out);
+  template <typename Number>
+  void RunRows(Matrix x, const Number* w, bool accumulate, Matrix out);
+  void AddBias(absl::Span<const float> bias, Matrix out);
   void RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out);
   static void RunWidePanel(Matrix x, const Weight& w, int64_t first, int64_t last, bool accumulate,
                            Matrix out);

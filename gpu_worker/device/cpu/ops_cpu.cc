@@ -57,6 +57,11 @@ class CpuOps final : public Ops {
     matmul_.Run(x, w, bias, accumulate, out);
   }
 
+  void MatMulByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
+                   Matrix out) override {
+    matmul_.RunByRow(x, w, bias, accumulate, out);
+  }
+
   void Rotate(Matrix x, absl::Span<const int32_t> positions, const RopeTable& rope) override {
     const int64_t head_dim = 2 * rope.half_dim;
     parallel_.ForRanges(x.rows, kRowGrain, [&](int64_t first, int64_t last) {

@@ -182,6 +182,22 @@ TEST(OpsTest, ProductsHaveTheSameBitsWithAnyNumberOfThreads) {
   EXPECT_EQ(one.values(), two.values());
 }
 
+TEST(OpsTest, ProductsByRowHaveTheSameBitsBesideAnyOthers) {
+  const std::unique_ptr<Ops> ops = MakeCpuOps(2);
+  for (const int64_t inputs : {31, 64, 100, 576}) {
+    Numbers x(17, inputs, 1), w(75, inputs, 2), bias(1, 75, 3), all(17, 75, 4), alone(17, 75, 4);
+    const std::vector<Bf16> stored = Narrow(w.values());
+    for (const Weight& weight : {Weight{stored.data(), DType::kBf16, 75, inputs},
+                                 Weight{w.view().data, DType::kF32, 75, inputs}}) {
+      ops->MatMulByRow(x.view(), weight, bias.values(), /*accumulate=*/true, all.view());
+      for (int64_t r = 0; r < 17; ++r) {
+        ops->MatMul(x.view().Slice(r, 1), weight, bias.values(), true, alone.view().Slice(r, 1));
+      }
+      EXPECT_EQ(all.values(), alone.values()) << inputs << " inputs";
+    }
+  }
+}
+
 TEST(OpsTest, RmsNormAndSwiGlu) {
   const std::unique_ptr<Ops> ops = MakeCpuOps(2);
   Numbers x(17, 96, 1), gain(1, 32, 2), out(17, 96, 3), up(17, 96, 4);

@@ -71,5 +71,51 @@ TEST_F(ExtendTest, AnErrorOrACancellationEndsIt) {
             absl::StatusCode::kCancelled);
 }
 
+TEST_F(ExtendTest, RowsOfManyRequestsHaveTheBitsOfEachAlone) {
+  const std::vector<size_t> lengths = {1, 9, 300, 17, 640};
+  std::vector<KvMemory> together, alone;
+  std::vector<DecodeRow> rows;
+  for (const size_t length : lengths) {
+    for (std::vector<KvMemory>* memories : {&together, &alone}) {
+      memories->emplace_back(decoder_->config(), length + 3);
+      ASSERT_TRUE(
+          decoder_->Extend(memories->back(), absl::MakeConstSpan(ids_).first(length), 0, cancelled_)
+              .ok());
+    }
+  }
+  for (uint32_t step = 0; step < 3; ++step) {
+    rows.clear();
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      rows.push_back({&together[i], ids_[7 * i + step], static_cast<int64_t>(lengths[i] + step)});
+    }
+    const Activations logits = decoder_->DecodeRows(rows);
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const auto last = decoder_->Extend(alone[i], {rows[i].id}, rows[i].position, cancelled_);
+      ASSERT_TRUE(last.ok());
+      const Activations expected = decoder_->Logits(*last);
+      for (int64_t n = 0; n < expected->cols; ++n) {
+        ASSERT_EQ(logits->Row(i)[n], expected->data[n]) << "row " << i << " step " << step;
+      }
+    }
+  }
+}
+
+TEST_F(ExtendTest, PausesAfterEveryLayerAndRowsOfOthersMayRunThere) {
+  const KvMemory other(decoder_->config(), 700), kv(decoder_->config(), 700),
+      undisturbed(decoder_->config(), 700);
+  ASSERT_TRUE(decoder_->Extend(other, absl::MakeConstSpan(ids_).first(5), 0, cancelled_).ok());
+  const auto expected = decoder_->Extend(undisturbed, ids_, 0, cancelled_);
+  ASSERT_TRUE(expected.ok());
+  int64_t pauses = 0;
+  decoder_->SetPause([&] {
+    decoder_->DecodeRows({{&other, 7, 5 + pauses}});
+    ++pauses;
+  });
+  const auto last = decoder_->Extend(kv, ids_, 0, cancelled_);
+  ASSERT_TRUE(last.ok());
+  EXPECT_EQ(pauses, 2 * decoder_->config().layers);  // two blocks of rows
+  for (int64_t i = 0; i < (*last)->cols; ++i) EXPECT_EQ((*last)->data[i], (*expected)->data[i]);
+}
+
 }  // namespace
 }  // namespace tessera

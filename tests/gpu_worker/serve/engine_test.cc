@@ -58,12 +58,14 @@ class Listener final : public GenerationListener {
   }
   void OnAnswered(uint32_t, bool, int64_t) override {}
   void OnFinished(const absl::Status& status) override {
-    if (status.ok()) return;
-    diary_.Write(absl::StrCat(name_, " ", absl::StatusCodeToString(status.code()), " after ",
-                              absl::StrJoin(tokens, "+")));
+    if (!status.ok()) {
+      diary_.Write(absl::StrCat(name_, " ", absl::StatusCodeToString(status.code()), " after ",
+                                absl::StrJoin(tokens, "+")));
+    }
+    if (on_ended) on_ended();
   }
 
-  std::function<void()> on_prompt, on_started, on_token;
+  std::function<void()> on_prompt, on_started, on_token, on_ended;
   size_t prompt_positions = 0;
   std::vector<int> tokens;  // of each answer
 
@@ -111,10 +113,11 @@ class EngineTest : public TinyBlendTest {
     writer_.reset();
   }
 
-  void Start(size_t capacity) {
+  void Start(size_t capacity) { Start(EngineOptions{.queue = capacity}); }
+  void Start(const EngineOptions& options) {
     engine_.reset();
     engine_ = std::make_unique<Engine>(behind_held_->decoder.get(), behind_held_->blender.get(),
-                                       writer_.get(), capacity);
+                                       writer_.get(), options);
   }
 
   std::unique_ptr<Generation> Make(const std::string& name, int32_t priority = 0,
@@ -257,6 +260,53 @@ TEST_F(EngineTest, EverybodyHearsOfTheEnd) {
   EXPECT_EQ(diary_.WaitFor(4),
             (std::vector<std::string>{"running", "running UNAVAILABLE after ",
                                       "waiting UNAVAILABLE after ", "chunk UNAVAILABLE"}));
+}
+
+TEST_F(EngineTest, ARequestJoinsThoseThatRun) {
+  held_->go_on.Notify();
+  int tokens = 0, before = 0, at_start = 0;  // of the first
+  auto first = Make("first", 0, /*max_new_tokens=*/200);
+  Listener* const one = last_;
+  auto second = Make("second");
+  second->prompt = TinyRequest({TinyTokens(1, 400)});
+  last_->on_started = [&] { at_start = tokens; };
+  one->on_token = [&] {
+    ++tokens;
+    if (second == nullptr) return;
+    before = tokens;
+    ASSERT_TRUE(engine_->Submit(std::move(second)).ok());
+  };
+  absl::Notification ended;
+  one->on_ended = [&] { ended.Notify(); };
+  ASSERT_TRUE(engine_->Submit(std::move(first)).ok());
+  ended.WaitForNotification();
+  EXPECT_EQ(diary_.WaitFor(2), (std::vector<std::string>{"first", "second"}));
+  EXPECT_EQ(before, 1);
+  EXPECT_GT(at_start, before) << "it goes on between the layers of the other's prefill";
+  EXPECT_LT(at_start, 200);
+  EXPECT_EQ(tokens, 200);
+}
+
+TEST_F(EngineTest, NoMoreRunThanMemoryOrOptionsAllow) {
+  held_->go_on.Notify();
+  const auto kv_tokens = static_cast<int64_t>(suffix_.size()) + 50;
+  for (const EngineOptions& options :
+       {EngineOptions{.kv_tokens = 2 * kv_tokens - 1}, EngineOptions{.max_running = 1},
+        EngineOptions{.kv_tokens = 1}}) {
+    Start(options);
+    int tokens = 0, at_start = 0;  // of the first
+    auto first = Make("first", 0, /*max_new_tokens=*/50);
+    Listener* const one = last_;
+    auto second = Make("second", 0, /*max_new_tokens=*/50);
+    last_->on_started = [&] { at_start = tokens; };
+    absl::Notification ended;
+    last_->on_ended = [&] { ended.Notify(); };
+    one->on_token = [&] { ++tokens; };
+    one->on_started = [&] { ASSERT_TRUE(engine_->Submit(std::move(second)).ok()); };
+    ASSERT_TRUE(engine_->Submit(std::move(first)).ok());
+    ended.WaitForNotification();
+    EXPECT_EQ(at_start, 50) << "the second began before the first had ended";
+  }
 }
 
 }  // namespace

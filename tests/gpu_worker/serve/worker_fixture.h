@@ -78,7 +78,7 @@ class WorkerFixture : public TinyBlendTest {
     writer_ = std::make_unique<ChunkWriter>(worker_->client, worker_->config.tokens_per_piece,
                                             most_bytes_);
     engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
-                                       writer_.get(), queue);
+                                       writer_.get(), EngineOptions{.queue = queue});
     auto server = StartWorkerServer("127.0.0.1:0", served_, worker_->decoder.get(),
                                     &worker_->config, engine_.get());
     ASSERT_TRUE(server.ok()) << server.status();
