@@ -149,7 +149,7 @@ def words_per_token(client, model):
             "prompt": prompt,
             "max_tokens": 1,
             "temperature": 0,
-            "tessera": {"mode": "exact"},
+            "tessera": {"mode": "off"},
         },
     )
     return 200 / answer.usage["prompt_tokens"]
@@ -200,7 +200,7 @@ def measure(client, prompts, rounds, after_cold, say=lambda text: None):
     for r in range(rounds):
         documents = prompts.documents(r)
         turned = documents[1::2][::-1] + documents[::2]
-        answers["exact"].append(client.stream(path, prompts.body(documents, mode="exact")))
+        answers["exact"].append(client.stream(path, prompts.body(documents, mode="off")))
         answers["cold"].append(client.stream(path, prompts.body(documents, mode="auto")))
         after_cold()
         answers["reordered"].append(client.stream(path, prompts.body(turned, mode="auto")))

@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blend_run.h"
+#include "gpu_worker/blend/prefix_run.h"
 
 namespace tessera {
 namespace {
@@ -17,6 +18,14 @@ constexpr absl::Duration kLongestFetch = absl::Seconds(60);
 std::vector<uint32_t> BosOf(SinkKind sink, const ModelConfig& model) {
   if (sink != SinkKind::kBos || model.bos_token_id < 0) return {};
   return {static_cast<uint32_t>(model.bos_token_id)};
+}
+
+std::vector<uint32_t> Joined(const std::vector<std::vector<uint32_t>>& segments) {
+  std::vector<uint32_t> ids;
+  for (const std::vector<uint32_t>& segment : segments) {
+    ids.insert(ids.end(), segment.begin(), segment.end());
+  }
+  return ids;
 }
 
 }  // namespace
@@ -69,7 +78,8 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
                                            const CancelFlag& cancelled) {
   CHECK(!request.segments.empty());
   if (request.exact || request.segments.size() == 1) {
-    return PrefillExact(request, cancelled, nullptr);
+    return request.prefixes ? PrefillBehindPrefix(request, cancelled)
+                            : PrefillExact(request, cancelled, nullptr);
   }
   int64_t tokens = 0;
   std::vector<WantedChunk> wanted;
@@ -97,13 +107,34 @@ absl::StatusOr<Prefilled> Blender::PrefillShowing(const BlendRequest& request,
   return PrefillExact(request, cancelled, &on_rows);
 }
 
+absl::StatusOr<Prefilled> Blender::PrefillBehindPrefix(const BlendRequest& request,
+                                                       const CancelFlag& cancelled) {
+  Prefilled done;
+  const std::vector<uint32_t> ids = Joined(request.segments);
+  done.tokens = static_cast<int64_t>(ids.size());
+  done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
+  PrefixRun run(&decoder_, &client_, &chunk_prefill_, ids, config_.tokens_per_piece, &cancelled);
+  ASSIGN_OR_RETURN(const Activations last, run.Run(MakePrefixRoot(fingerprint_, request.salt),
+                                                   FetchTimeout(done.tokens), done.kv));
+  int64_t cached = run.cached_tokens();
+  for (const std::vector<uint32_t>& segment : request.segments) {
+    SegmentOutcome outcome = {.tokens = static_cast<int64_t>(segment.size()), .exact = true};
+    outcome.cached_tokens = std::min(outcome.tokens, cached);
+    if (outcome.cached_tokens > 0) outcome.tier = run.tier();
+    cached -= outcome.cached_tokens;
+    done.segments.push_back(outcome);
+  }
+  if (request.store) done.fresh = run.TakeFresh(MakeTenant(request.salt));
+  SetLogits(last, &done);
+  return done;
+}
+
 absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
                                                 const CancelFlag& cancelled,
                                                 const Decoder::OnRows* on_rows) {
   Prefilled done;
-  std::vector<uint32_t> ids;
+  const std::vector<uint32_t> ids = Joined(request.segments);
   for (const std::vector<uint32_t>& segment : request.segments) {
-    ids.insert(ids.end(), segment.begin(), segment.end());
     done.segments.push_back({.tokens = static_cast<int64_t>(segment.size())});
   }
   done.tokens = static_cast<int64_t>(ids.size());
@@ -112,9 +143,13 @@ absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
                    on_rows == nullptr
                        ? decoder_.Extend(done.kv, ids, 0, cancelled.value())
                        : decoder_.ExtendShowing(done.kv, ids, 0, cancelled.value(), *on_rows));
-  const Activations logits = decoder_.Logits(last);
-  done.logits.assign(logits->data, logits->data + logits->cols);
+  SetLogits(last, &done);
   return done;
+}
+
+void Blender::SetLogits(Matrix last, Prefilled* prefilled) const {
+  const Activations logits = decoder_.Logits(last);
+  prefilled->logits.assign(logits->data, logits->data + logits->cols);
 }
 
 }  // namespace tessera

@@ -42,8 +42,11 @@ struct BlendConfig {
 struct BlendRequest {
   std::vector<std::vector<uint32_t>> segments;  // lead, chunks, suffix; none empty
   std::string salt;                             // part of every chunk key
-  bool exact = false;                           // plain full prefill, no chunk read or made
-  bool store = true;                            // whether what is computed may be stored
+  bool exact = false;                           // full prefill, no chunk read or made
+  // Whether a full prefill reads and makes blocks of exact prefixes (prefix_run.h). It is then
+  // computed with K and V rounded as the cache has them, whatever it finds there.
+  bool prefixes = false;
+  bool store = true;  // whether what is computed may be stored
   SelectionPolicy policy;
   double recompute_ratio = 0.15;
   bool correction = false;
@@ -96,8 +99,11 @@ class Blender {
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:
+  absl::StatusOr<Prefilled> PrefillBehindPrefix(const BlendRequest& request,
+                                                const CancelFlag& cancelled);
   absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request, const CancelFlag& cancelled,
                                          const Decoder::OnRows* on_rows);
+  void SetLogits(Matrix last, Prefilled* prefilled) const;
   WantedChunk Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
                    const std::string& salt) const;
   absl::Duration FetchTimeout(int64_t tokens) const;

@@ -28,8 +28,9 @@ class ChunkPrefill {
                    int64_t first_piece, const std::atomic<bool>& cancelled, RawChunk& chunk);
 
   // Run in steps, for who does other work in between: Begin gives a memory that holds the sink and
-  // the pieces before first_piece, RunPiece fills the next piece of the chunk and of the memory.
-  // Steps of several chunks may take turns.
+  // the pieces before first_piece, RunPiece fills the next piece of the chunk and of the memory
+  // (but for the memory's last layer, which no later piece reads). Steps of several chunks may take
+  // turns.
   absl::StatusOr<KvMemory> Begin(absl::Span<const uint32_t> sink, int64_t first_piece,
                                  const std::atomic<bool>& cancelled, const RawChunk& chunk);
   absl::Status RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens, int64_t piece,

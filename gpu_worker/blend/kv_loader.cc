@@ -25,9 +25,11 @@ std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
   for (const FreshChunk& fresh : chunks) {
     const RawChunk& chunk = *fresh.chunk;
     for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
-      sources.push_back(
-          {PieceKeyOf(fresh.key, tokens_per_piece, piece), static_cast<uint32_t>(chunk.layers()),
-           static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece), fresh.tenant});
+      const ChunkKey key = fresh.block_keys.empty() ? PieceKeyOf(fresh.key, tokens_per_piece, piece)
+                                                    : fresh.block_keys[piece];
+      sources.push_back({key, static_cast<uint32_t>(chunk.layers()),
+                         static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece),
+                         fresh.tenant});
     }
   }
   return sources;

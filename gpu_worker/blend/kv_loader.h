@@ -35,6 +35,9 @@ struct FreshChunk {
   int64_t first_piece = 0;
   std::unique_ptr<RawChunk> chunk;
   Tenant tenant = {};
+  // Keys of all pieces, where these are blocks of a prompt's prefix; otherwise empty: a chunk's
+  // pieces have theirs from `key`.
+  std::vector<ChunkKey> block_keys = {};
 };
 
 // For one request, on one thread. Any failure of the cache is a miss: the chunk is prefilled alone,

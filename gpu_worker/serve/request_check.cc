@@ -76,10 +76,9 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
         absl::StrCat("blend.mode is ", static_cast<int>(blend.mode()),
                      ": send 1 (auto), 2 (exact), 3 (blend) or 4 (off)"));
   }
-  // A full prefill reads and stores no chunks: exact and off are the same as long as there are no
-  // blocks of exact prefixes.
   prompt.exact = !blend_enabled || blend.mode() == worker::v1::EXACT ||
                  blend.mode() == worker::v1::OFF || request.has_prompt_logprobs();
+  prompt.prefixes = blend.mode() != worker::v1::OFF;
   prompt.store = !blend.has_store() || blend.store();
   prompt.policy = defaults.policy;
   if (!blend.policy().empty()) {

@@ -57,8 +57,8 @@ class OrderTest(ClusterTest):
     def test_5_another_salt_shares_nothing(self):
         self.assertEqual(self.ask(A, B, C, cache_salt="other").sources(), ["computed"] * 5)
 
-    def test_6_exact_reads_nothing(self):
-        answer = self.ask(A, B, C, tessera={"mode": "exact"})
+    def test_6_off_reads_nothing(self):
+        answer = self.ask(A, B, C, tessera={"mode": "off"})
         self.assertEqual(set(answer.sources()), {"computed"})
         self.assertEqual(answer.tessera["computed_tokens"], answer.usage["prompt_tokens"])
 

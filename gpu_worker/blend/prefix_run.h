@@ -1,0 +1,64 @@
+// A full prefill that takes the longest prefix of its prompt that an earlier one computed.
+#ifndef TESSERA_GPU_WORKER_BLEND_PREFIX_RUN_H_
+#define TESSERA_GPU_WORKER_BLEND_PREFIX_RUN_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/cancel_flag.h"
+#include "cache_server/chunk/key.h"
+#include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/chunk_prefill.h"
+#include "gpu_worker/blend/kv_loader.h"
+#include "gpu_worker/blend/raw_chunk.h"
+#include "gpu_worker/model/decoder.h"
+
+namespace tessera {
+
+// The prompt is cut into blocks from its first token; the key of a block covers all tokens up to
+// its end (MakeBlockKey). Blocks are computed as a chunk's pieces are, K and V rounded to the
+// cache's type before they are attended to: so the answer is the same whichever of them came from
+// the cache. At least the last token is computed. For one request, on one thread.
+class PrefixRun {
+ public:
+  // All pointers and `ids` (not empty) must outlive it.
+  PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
+            absl::Span<const uint32_t> ids, int64_t tokens_per_block, const CancelFlag* cancelled);
+
+  // Fills positions 0 .. ids.size() - 1 of `kv`; returns the last hidden row. A cache that fails
+  // has nothing. root: MakePrefixRoot. CANCELLED only.
+  absl::StatusOr<Activations> Run(const ChunkKey& root, absl::Duration fetch_timeout,
+                                  const KvMemory& kv);
+
+  // First tokens that came from the cache, and the tier they came from.
+  int64_t cached_tokens() const { return cached_blocks_ * tokens_per_block_; }
+  const std::string& tier() const { return tier_; }
+
+  // The blocks that were computed; nothing, if none was.
+  std::vector<FreshChunk> TakeFresh(const Tenant& tenant);
+
+ private:
+  void Fetch(absl::Duration timeout);
+  void Place(int64_t block, int64_t layer, const KvMemory& kv);
+
+  const Decoder& decoder_;
+  CacheClient& client_;
+  ChunkPrefill& prefill_;
+  const absl::Span<const uint32_t> ids_;
+  const int64_t tokens_per_block_;
+  const int64_t blocks_;
+  const CancelFlag& cancelled_;
+  std::vector<ChunkKey> keys_;
+  std::unique_ptr<RawChunk> chunk_;
+  int64_t cached_blocks_ = 0;
+  std::string tier_;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_BLEND_PREFIX_RUN_H_
