@@ -20,16 +20,20 @@ sigset_t StopSignals() {
 
 }  // namespace
 
-void StartProcess(int argc, char** argv) {
+void StartProcess(const char* program) {
   // 32 MiB is the largest threshold that glibc accepts; larger slices than that are never sent.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   FLAGS_logtostderr = true;
-  google::InitGoogleLogging(argv[0]);
-  absl::ParseCommandLine(argc, argv);
+  google::InitGoogleLogging(program);
   signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = StopSignals();
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+}
+
+void StartProcess(int argc, char** argv) {
+  StartProcess(argv[0]);
+  absl::ParseCommandLine(argc, argv);
 }
 
 void WaitForStopSignal() {

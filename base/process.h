@@ -6,10 +6,14 @@
 
 namespace tessera {
 
-// Parses absl flags (an unknown one ends the process and names itself), starts glog to standard error,
-// sets malloc so that large network slices are not mapped and trimmed each time (several GB/s of gRPC
-// throughput depend on it), ignores SIGPIPE, and blocks SIGINT and SIGTERM for WaitForStopSignal.
-// Call once, first in main, before any thread starts.
+// Starts glog to standard error, sets malloc so that large network slices are not mapped and
+// trimmed each time (several GB/s of gRPC throughput depend on it), ignores SIGPIPE, and blocks
+// SIGINT and SIGTERM for WaitForStopSignal. `program` is argv[0]. Call once, before any thread
+// starts.
+void StartProcess(const char* program);
+
+// The same, and parses absl flags: an unknown one ends the process and names itself. The three
+// servers have no such flags; see base/config/start.h.
 void StartProcess(int argc, char** argv);
 
 // Blocks until SIGINT or SIGTERM arrives.

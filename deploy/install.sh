@@ -21,6 +21,7 @@ libssl-dev              SHA-256 of chunk keys
 libxxhash-dev           checksums of layer slices
 prometheus-cpp-dev      metrics
 librocksdb-dev          the cache server's tier on a disk
+libyaml-cpp-dev         configuration files
 libboost1.81-dev        HTTP server (Beast, Asio)
 libboost-json1.81-dev   JSON of the API
 libpcre2-dev            the tokenizer's patterns

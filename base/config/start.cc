@@ -1,0 +1,55 @@
+#include "base/config/start.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "absl/strings/str_split.h"
+#include "base/config/config.h"
+#include "base/config/options.h"
+#include "base/config/print.h"
+#include "base/process.h"
+#include "glog/logging.h"
+
+namespace tessera::config {
+namespace {
+
+ConfigInput InputOf(int argc, char** argv) {
+  ConfigInput input;
+  input.arguments.assign(argv + 1, argv + argc);
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    input.environment.emplace_back(*variable);
+  }
+  input.read_file = ReadConfigFile;
+  return input;
+}
+
+[[noreturn]] void PrintAndExit(const std::string& text) {
+  std::cout << text << std::flush;
+  std::exit(std::cout.good() ? 0 : 1);
+}
+
+}  // namespace
+
+void StartConfigured(int argc, char** argv, google::protobuf::Message* config) {
+  const auto& type = *config->GetDescriptor();
+  const absl::StatusOr<LoadedConfig> loaded = LoadConfig(InputOf(argc, argv), config);
+  if (!loaded.ok()) {
+    for (const absl::string_view line : absl::StrSplit(loaded.status().message(), '\n')) {
+      std::cerr << ProgramOf(type).name() << ": " << line << "\n";
+    }
+    std::exit(1);
+  }
+  if (loaded->wish == LoadedConfig::Wish::kHelp) PrintAndExit(HelpText(type));
+  if (loaded->wish == LoadedConfig::Wish::kPrintConfig)
+    PrintAndExit(PrintedConfig(*config, *loaded));
+  if (loaded->verbosity.has_value()) FLAGS_v = *loaded->verbosity;
+  if (loaded->least_log_level.has_value()) FLAGS_minloglevel = *loaded->least_log_level;
+  StartProcess(argv[0]);
+  for (const std::string& setting : loaded->ignored) {
+    LOG(WARNING) << "event=ignored_setting setting=\"" << setting << "\"";
+  }
+}
+
+}  // namespace tessera::config
