@@ -1,5 +1,5 @@
 // tessera_cache_server: keeps chunk KV in memory and on disk, and serves it over gRPC and shared
-// memory. cache_server/README.md describes it; `--help` lists the flags.
+// memory. cache_server/README.md describes it; `--help` lists the options.
 #include <malloc.h>
 
 #include <iostream>
@@ -8,10 +8,11 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/config/start.h"
 #include "base/metrics.h"
 #include "base/process.h"
 #include "base/status_macros.h"
-#include "cache_server/server_flags.h"
+#include "cache_server/server_settings.h"
 #include "cache_server/service/quiet_grpc.h"
 #include "cache_server/service/server.h"
 #include "cache_server/service/shm_server.h"
@@ -21,6 +22,7 @@
 #include "cache_server/tier/ram_tier.h"
 #include "cache_server/tier/rocksdb_tier.h"
 #include "glog/logging.h"
+#include "proto/config.pb.h"
 
 namespace tessera {
 namespace {
@@ -34,8 +36,8 @@ std::vector<std::unique_ptr<Tier>> MakeTiers(const std::shared_ptr<SharedMemory>
                                              Metrics* metrics) {
   std::vector<std::unique_ptr<Tier>> tiers;
   settings.ram.on_evicted = events->ListenerFor("ram");
-  tiers.push_back(MakeMeteredTier(MakeRamTier(memory, settings.ram),
-                                  MakeTierLatencies("ram", metrics)));
+  tiers.push_back(
+      MakeMeteredTier(MakeRamTier(memory, settings.ram), MakeTierLatencies("ram", metrics)));
   if (settings.disk.folder.empty()) return tiers;
   settings.disk.on_evicted = events->ListenerFor("rocksdb");
   auto disk = MakeRocksdbTier(settings.disk);
@@ -74,9 +76,9 @@ void Stop(CacheServer* server, ChunkStore* store, absl::Duration grace) {
   LOG(INFO) << "event=stopped";
 }
 
-absl::Status Serve() {
+absl::Status Serve(const config::CacheServerConfig& config) {
   QuietGrpc();
-  ASSIGN_OR_RETURN(ServerSettings settings, SettingsFromFlags());
+  ASSIGN_OR_RETURN(ServerSettings settings, SettingsFrom(config));
   ASSIGN_OR_RETURN(const auto memory,
                    SharedMemory::Create(settings.ram_bytes, settings.huge_pages));
   const std::unique_ptr<Metrics> metrics = Metrics::Make();
@@ -84,11 +86,10 @@ absl::Status Serve() {
   TransportCounters counters;
   ChunkStore store(MakeTiers(memory, settings, &events, metrics.get()), settings.store, &events);
   const std::unique_ptr<ShmServer> shm = StartShm(memory, &settings, &store);
-  ASSIGN_OR_RETURN(const auto server,
-                   CacheServer::Start(settings.server, {.store = &store,
-                                                        .events = &events,
-                                                        .counters = &counters,
-                                                        .shm = shm.get()}));
+  ASSIGN_OR_RETURN(const auto server, CacheServer::Start(settings.server, {.store = &store,
+                                                                           .events = &events,
+                                                                           .counters = &counters,
+                                                                           .shm = shm.get()}));
   metrics->AddSource([&] { return StoreSamples(store, counters, shm.get()); });
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!settings.metrics_listen.empty()) RETURN_IF_ERROR(metrics->Serve(settings.metrics_listen));
@@ -110,8 +111,9 @@ int main(int argc, char** argv) {
   // Slices of up to 8 MiB come and go on many threads, and glibc would keep the peak of each of its
   // arenas: memory grew by 6 % in eight minutes of mixed work with them, and not at all with one.
   mallopt(M_ARENA_MAX, 1);
-  tessera::StartProcess(argc, argv);
-  const absl::Status status = tessera::Serve();
+  tessera::config::CacheServerConfig config;
+  tessera::config::StartConfigured(argc, argv, &config);
+  const absl::Status status = tessera::Serve(config);
   if (status.ok()) return 0;
   std::cerr << "tessera_cache_server: " << status.message() << "\n";
   return 1;

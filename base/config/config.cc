@@ -26,6 +26,8 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using Source = Origin::Source;
 
+constexpr size_t kMostErrors = 50;
+
 // Kubernetes puts these into a container for a service that is called as the program is.
 bool IsOfKubernetes(absl::string_view name) {
   return absl::EndsWith(name, "SERVICE_HOST") || absl::StrContains(name, "SERVICE_PORT") ||
@@ -72,6 +74,11 @@ class Loader {
     }
     if (loaded_.wish == LoadedConfig::Wish::kServe) CheckRequired();
     if (errors_.empty()) return std::move(loaded_);
+    if (errors_.size() > kMostErrors) {
+      const size_t more = errors_.size() - kMostErrors;
+      errors_.resize(kMostErrors);
+      Error(absl::StrCat("and ", more, " more mistakes"));
+    }
     return absl::InvalidArgumentError(absl::StrJoin(errors_, "\n"));
   }
 

@@ -1,8 +1,10 @@
 #include "base/config/options.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
-#include <numeric>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -16,19 +18,25 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 
-// Insertions, removals, replacements and swaps of neighbours that make `b` of `a`.
+constexpr size_t kMostLetters = 64;
+
+// Insertions, removals, replacements and swaps of neighbours that make `b` of `a`; of both the
+// first kMostLetters count.
 size_t Distance(absl::string_view a, absl::string_view b) {
-  std::vector<std::vector<size_t>> steps(a.size() + 1, std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) steps[i][0] = i;
-  std::iota(steps[0].begin(), steps[0].end(), 0);
+  a = a.substr(0, kMostLetters);
+  b = b.substr(0, kMostLetters);
+  std::array<std::array<uint8_t, kMostLetters + 1>, kMostLetters + 1> steps;
+  for (size_t i = 0; i <= a.size(); ++i) steps[i][0] = static_cast<uint8_t>(i);
+  for (size_t j = 0; j <= b.size(); ++j) steps[0][j] = static_cast<uint8_t>(j);
   for (size_t i = 1; i <= a.size(); ++i) {
     for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = a[i - 1] == b[j - 1] ? 0 : 1;
-      steps[i][j] =
-          std::min({steps[i - 1][j] + 1, steps[i][j - 1] + 1, steps[i - 1][j - 1] + change});
+      const bool same = a[i - 1] == b[j - 1];
+      int fewest = std::min(
+          {steps[i - 1][j] + 1, steps[i][j - 1] + 1, steps[i - 1][j - 1] + (same ? 0 : 1)});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        steps[i][j] = std::min(steps[i][j], steps[i - 2][j - 2] + 1);
+        fewest = std::min(fewest, steps[i - 2][j - 2] + 1);
       }
+      steps[i][j] = static_cast<uint8_t>(fewest);
     }
   }
   return steps[a.size()][b.size()];
@@ -53,8 +61,7 @@ std::string EnvironmentName(const FieldDescriptor& field) {
 
 std::string NearestName(absl::string_view name, const Descriptor& type,
                         const std::vector<std::string>& others) {
-  // Longer ones are no misspelling, and each costs time by its length.
-  const std::string wanted = absl::AsciiStrToLower(name.substr(0, 64));
+  const std::string wanted = absl::AsciiStrToLower(name.substr(0, kMostLetters));
   std::string nearest;
   size_t fewest = std::numeric_limits<size_t>::max();
   const auto consider = [&](const std::string& candidate) {

@@ -58,8 +58,7 @@ std::string YamlString(absl::string_view text) {
     } else if (!IsSpecial(code_point)) {
       yaml.append(text.data(), size);
     } else {
-      absl::StrAppend(&yaml, absl::StrFormat(code_point > 0xffff ? "\\U%08x" : "\\u%04x",
-                                             static_cast<uint32_t>(code_point)));
+      absl::StrAppendFormat(&yaml, "\\U%08x", static_cast<uint32_t>(code_point));
     }
     text.remove_prefix(size);
   }

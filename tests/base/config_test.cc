@@ -298,6 +298,12 @@ TEST(ConfigTest, AllMistakesAreSaidAtOnce) {
             "--max_queued: 'y' is not a whole number, 0 or more: give one");
 }
 
+TEST(ConfigTest, NobodyReadsAThousandMistakes) {
+  std::string yaml;
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&yaml, "wrong_", i, ": 1\n");
+  EXPECT_THAT(GatewayFile(yaml).Error(), testing::EndsWith("\nand 950 more mistakes"));
+}
+
 TEST(ConfigTest, ARequiredOptionIsMissedWhenItIsToServe) {
   Worker worker;
   EXPECT_EQ(worker.Error(),

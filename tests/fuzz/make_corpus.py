@@ -148,11 +148,49 @@ def shm_session_seeds():
     }
 
 
+GATEWAY, CACHE, WORKER = b"\x00", b"\x02", b"\x04"
+OF_LMCACHE = 1
+
+
+def config_yaml_seeds():
+    gateway = b"""# All kinds of values.
+listen: 127.0.0.1:0
+workers: [a:1, "b:2", 'c:3']
+cors_origins: https://x, https://y
+blend_separator: "\\n # \\x01 \\u2028\\"'"
+blend_keep_separator: true
+max_body_bytes: 1.5MiB
+max_queued: 0
+idle_timeout: 1m30s
+"""
+    lmcache = b"""chunk_size: 512
+local_cpu: False
+max_local_cpu_size: 2.5
+local_disk: "file:///kv"
+blend_recompute_ratios: [0.25]
+remote_url: "lm://host:9"
+cache_policy: LRU
+extra_config: {a: [1, {b: ~}]}
+"""
+    return {
+        "gateway": GATEWAY + gateway,
+        "cache": CACHE + b"ram_bytes: 512MB\nevict_from: .5\nadmission: all\nlease: 10s\ndisk_folder: >\n  /d\n",
+        "worker": WORKER + b"---\nmodel: |-\n  /m\ncorrection: true\nrecompute_ratio: 1e-1\nthreads: 0\n...\n",
+        **{f"lmcache_{i}": bytes([2 * i + OF_LMCACHE]) + lmcache for i in range(3)},
+        "wrong": GATEWAY + b"worker: 1\nthreads: two\nthreads: 2\nlisten: 80\ncache: ~\n1: {a: b}\n? [x]\n",
+        "anchors": GATEWAY + b"cache: &a !!str x\nlisten: *a\n<<: *a\n--- 2\n",
+        "deep": GATEWAY + b"workers: " + b"[{a: " * 20 + b"1" + b"}]" * 20,
+        "flow": CACHE + b"{listen: 'a:1', lease: 5s, huge_pages: False, eviction: lru}",
+        "bom": WORKER + b"\xef\xbb\xbfmodel: x\n",
+    }
+
+
 def main():
     for target, seeds in (
         ("store_stream_fuzz", store_stream_seeds()),
         ("shm_session_fuzz", shm_session_seeds()),
         ("shm_wire_fuzz", shm_wire_seeds()),
+        ("config_yaml_fuzz", config_yaml_seeds()),
     ):
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,13 @@ declare -A SOURCES=(
     gateway/text/sentencepiece_model.cc gateway/text/sentencepiece_tokenizer.cc
     gateway/text/tokenizer.cc gateway/text/tokenizer_json.cc gateway/text/utf8.cc"
   [chat_template_fuzz]="$TEMPLATES"
+  [config_yaml_fuzz]="base/config/command_line.cc base/config/config.cc base/config/lmcache.cc
+    base/config/option_value.cc base/config/options.cc base/config/print.cc base/config/text.cc
+    base/config/units.cc base/config/yaml_file.cc base/config/yaml_value.cc base/files.cc
+    base/config/option.pb.cc proto/config.pb.cc"
 )
 TARGETS=(store_stream_fuzz shm_session_fuzz value_header_fuzz shm_wire_fuzz api_json_fuzz
-  tokenizer_fuzz chat_template_fuzz)
+  tokenizer_fuzz chat_template_fuzz config_yaml_fuzz)
 
 CLANG=clang++-14
 FLAGS=(-std=c++20 -O1 -g1 -Wall -Wextra -Werror -Wno-unused-parameter -fno-omit-frame-pointer
@@ -66,7 +70,7 @@ object_of() { echo "$out/obj/$(tr / _ <<<"$1").o"; }
 generate() {
   local proto flags="$CLANG ${FLAGS[*]}"
   [[ $(cat "$flags_file" 2>/dev/null) == "$flags" ]] || echo "$flags" >"$flags_file"
-  for proto in proto/kv_cache.proto proto/worker.proto; do
+  for proto in proto/kv_cache.proto proto/worker.proto proto/config.proto base/config/option.proto; do
     [[ $out/gen/${proto%.proto}.pb.cc -nt $proto ]] || protoc -I. "--cpp_out=$out/gen" "$proto"
   done
 }
@@ -111,7 +115,8 @@ build() {  # TARGET...
     done
     # shellcheck disable=SC2086  # one argument a library
     "$CLANG" "${FLAGS[@]}" "${objects[@]}" -o "$out/$target" -Wl,--as-needed -lprotobuf -lglog \
-      -lcrypto -lxxhash -lboost_json -lpcre2-8 -lutf8proc -ldl $libraries || die "linking $target failed"
+      -lcrypto -lxxhash -lboost_json -lpcre2-8 -lutf8proc \
+      -lyaml-cpp -ldl $libraries || die "linking $target failed"
   done
 }
 
@@ -120,11 +125,12 @@ stat_of() {  # LOG NAME
 }
 
 run_target() {  # TARGET SECONDS
-  local target=$1 log="$out/$1.log" start=$SECONDS verdict=passed coverage
+  local target=$1 log="$out/$1.log" start=$SECONDS verdict=passed coverage seeds=()
   mkdir -p "$out/corpus/$target" "$out/crashes"
+  [[ ! -d tests/fuzz/corpus/$target ]] || seeds=("tests/fuzz/corpus/$target")
   "$out/$target" -max_total_time="$2" -timeout=20 -rss_limit_mb=2048 -max_len=4096 \
     -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$out/crashes/$target-" \
-    "$out/corpus/$target" "tests/fuzz/corpus/$target" >"$log" 2>&1 || verdict=failed
+    "$out/corpus/$target" "${seeds[@]}" >"$log" 2>&1 || verdict=failed
   coverage=$(grep -o ' cov: [0-9]*' "$log" | tail -n 1 | tr -dc 0-9 || true)
   echo "$verdict $target $((SECONDS - start)) executions=$(stat_of "$log" number_of_executed_units)" \
     "coverage=${coverage:-0}"

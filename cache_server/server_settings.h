@@ -1,6 +1,7 @@
-// The flags of tessera_cache_server, as the options that they stand for.
-#ifndef TESSERA_CACHE_SERVER_SERVER_FLAGS_H_
-#define TESSERA_CACHE_SERVER_SERVER_FLAGS_H_
+// The configuration of tessera_cache_server (proto/config.proto) as the options of what it is made
+// of.
+#ifndef TESSERA_CACHE_SERVER_SERVER_SETTINGS_H_
+#define TESSERA_CACHE_SERVER_SERVER_SETTINGS_H_
 
 #include <cstdint>
 #include <string>
@@ -12,6 +13,7 @@
 #include "cache_server/store/chunk_store.h"
 #include "cache_server/tier/ram_tier.h"
 #include "cache_server/tier/rocksdb_tier.h"
+#include "proto/config.pb.h"
 
 namespace tessera {
 
@@ -27,9 +29,10 @@ struct ServerSettings {
   absl::Duration stop_grace;
 };
 
-// Reads and checks all flags. INVALID_ARGUMENT names the flag, and says what it takes.
-absl::StatusOr<ServerSettings> SettingsFromFlags();
+// Also reads the token, and makes the folder of the socket for shared memory. INVALID_ARGUMENT says
+// what to change.
+absl::StatusOr<ServerSettings> SettingsFrom(const config::CacheServerConfig& config);
 
 }  // namespace tessera
 
-#endif  // TESSERA_CACHE_SERVER_SERVER_FLAGS_H_
+#endif  // TESSERA_CACHE_SERVER_SERVER_SETTINGS_H_

@@ -1,0 +1,25 @@
+// The worker's configuration (proto/config.proto) as the options of what it is made of.
+#ifndef TESSERA_GPU_WORKER_SETTINGS_H_
+#define TESSERA_GPU_WORKER_SETTINGS_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/blender.h"
+#include "proto/config.pb.h"
+
+namespace tessera {
+
+// INVALID_ARGUMENT: there is no such policy.
+absl::StatusOr<BlendConfig> BlendConfigFrom(const config::WorkerConfig& config);
+
+// Where the cache server is; an empty address: there is none.
+CacheAddress CacheAddressFrom(const config::WorkerConfig& config);
+
+// What clients call the model.
+std::string ModelNameFrom(const config::WorkerConfig& config);
+
+}  // namespace tessera
+
+#endif  // TESSERA_GPU_WORKER_SETTINGS_H_
