@@ -1,6 +1,6 @@
 #include "base/config/config.h"
 
-#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,6 +12,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "proto/config.pb.h"
+#include "tests/base/config_loading.h"
 
 namespace tessera::config {
 namespace {
@@ -20,44 +21,6 @@ using google::protobuf::util::MessageDifferencer;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::Not;
-
-// Loads a configuration from files that are here alone.
-template <typename Config>
-struct Loading {
-  std::map<std::string, std::string> files;
-  std::vector<std::string> environment;
-  std::vector<std::string> arguments;
-  Config config;
-  LoadedConfig loaded;
-
-  absl::Status Load() {
-    const auto read = [this](const std::string& path) -> absl::StatusOr<std::string> {
-      const auto found = files.find(path);
-      if (found == files.end()) return absl::InvalidArgumentError(absl::StrCat("no ", path));
-      return found->second;
-    };
-    absl::StatusOr<LoadedConfig> result = LoadConfig({arguments, environment, read}, &config);
-    if (result.ok()) loaded = *result;
-    return result.status();
-  }
-
-  // The lines of the error; none when there is no error.
-  std::string Error() { return std::string(Load().message()); }
-
-  const Origin& OriginOf(const std::string& name) const {
-    return loaded
-        .origins[static_cast<size_t>(Config::descriptor()->FindFieldByName(name)->index())];
-  }
-};
-
-using Gateway = Loading<GatewayConfig>;
-using Cache = Loading<CacheServerConfig>;
-using Worker = Loading<WorkerConfig>;
-
-Gateway GatewayFile(const std::string& yaml) {
-  return {{{"g.yaml", absl::StrCat("model_dir: /m\n", yaml)}}, {}, {"--config=g.yaml"}, {}, {}};
-}
 
 TEST(ConfigTest, DefaultsAreWhatIsDeclared) {
   Gateway gateway{{}, {}, {"--model_dir=/m"}, {}, {}};
@@ -318,72 +281,6 @@ TEST(ConfigTest, ARequiredOptionIsMissedWhenItIsToServe) {
   worker.arguments = {"--help", "--no_such"};
   ASSERT_EQ(worker.Error(), "");
   EXPECT_EQ(worker.loaded.wish, LoadedConfig::Wish::kHelp);
-}
-
-TEST(ConfigTest, LmcacheNamesStandForOurs) {
-  Cache cache;
-  cache.environment = {"LMCACHE_MAX_LOCAL_CPU_SIZE=2.5",  "LMCACHE_LOCAL_DISK=file:///kv/",
-                       "LMCACHE_MAX_LOCAL_DISK_SIZE=0.1", "LMCACHE_CACHE_POLICY=LRU",
-                       "LMCACHE_LOCAL_CPU=True",          "LMCACHE_CHUNK_SIZE=256",
-                       "LMCACHE_LOCAL_CPU_USE=",          "LMCACHE_REMOTE_SERDE=cachegen"};
-  ASSERT_EQ(cache.Error(), "");
-  EXPECT_EQ(cache.config.ram_bytes(), 2'500'000'000u);
-  EXPECT_EQ(cache.config.disk_folder(), "/kv/");
-  EXPECT_EQ(cache.config.disk_bytes(), 100'000'000u);
-  EXPECT_EQ(cache.config.eviction(), "lru");
-  EXPECT_EQ(cache.config.admission(), "second_sighting");
-  // The worker takes the chunk size; nobody takes the other.
-  EXPECT_THAT(cache.loaded.ignored, ElementsAre("LMCACHE_REMOTE_SERDE: Tessera has no equivalent"));
-  cache.environment.push_back("LMCACHE_LOCAL_CPU=x");  // the first one counts
-  cache.environment[4] = "LMCACHE_LOCAL_CPU=false";
-  cache.environment[3] = "LMCACHE_CACHE_POLICY=MRU";
-  ASSERT_EQ(cache.Error(), "");
-  EXPECT_EQ(cache.config.ram_bytes(), 0u);
-  EXPECT_EQ(cache.config.admission(), "all");
-  EXPECT_EQ(cache.config.eviction(), "s3fifo");
-  EXPECT_THAT(cache.loaded.ignored, ElementsAre("LMCACHE_CACHE_POLICY: nothing here is like 'MRU'",
-                                                "LMCACHE_REMOTE_SERDE: Tessera has no equivalent"));
-}
-
-TEST(ConfigTest, LmcacheValuesAreReadAsLmcacheWritesThem) {
-  Worker worker{{}, {}, {"--model=m"}, {}, {}};
-  worker.files["l.yaml"] =
-      "chunk_size: 512\nblend_recompute_ratios: [0.25]\nremote_url: \"lm://host:9\"\n"
-      "local_disk: ~\nextra_config: {a: [1, {b: 2}]}\nuse_layerwise: False\nenable_p2p: true\n";
-  worker.environment = {"LMCACHE_CONFIG_FILE=l.yaml", "LMCACHE_BLEND_CHECK_LAYERS=4,"};
-  ASSERT_EQ(worker.Error(), "");
-  EXPECT_EQ(worker.config.chunk_size(), 512u);
-  EXPECT_EQ(worker.config.recompute_ratio(), 0.25);
-  EXPECT_EQ(worker.config.cache(), "host:9");
-  EXPECT_EQ(worker.config.check_layer(), 4u);
-  EXPECT_FALSE(worker.config.layerwise());
-  EXPECT_THAT(worker.loaded.ignored,
-              ElementsAre("l.yaml:7: enable_p2p: Tessera has no equivalent",
-                          "l.yaml:5: extra_config: Tessera has no equivalent"));
-  Gateway gateway = GatewayFile("");
-  gateway.environment = {"LMCACHE_BLEND_SPECIAL_STR=\" ## \"", "LMCACHE_REMOTE_URL=redis://r:1"};
-  ASSERT_EQ(gateway.Error(), "");
-  EXPECT_EQ(gateway.config.blend_separator(), " ## ");
-  EXPECT_EQ(gateway.config.cache(), "127.0.0.1:7600");
-  EXPECT_THAT(gateway.loaded.ignored,
-              ElementsAre("LMCACHE_REMOTE_URL: no cache server is at a 'redis' URL"));
-}
-
-TEST(ConfigTest, WrongLmcacheValuesStopUnlessTheyDoNotCount) {
-  Cache cache;
-  cache.environment = {"LMCACHE_MAX_LOCAL_CPU_SIZE=5GB", "LMCACHE_LOCAL_DISK=true"};
-  EXPECT_EQ(cache.Error(),
-            "LMCACHE_MAX_LOCAL_CPU_SIZE: '5GB' is not a number of GB: give one, such as 5 or 0.5\n"
-            "LMCACHE_LOCAL_DISK: 'true' names no folder: give one, such as file:///var/cache/kv");
-  cache.arguments = {"--ram_bytes=1MiB", "--disk_folder=/d"};
-  ASSERT_EQ(cache.Error(), "");
-  EXPECT_EQ(cache.config.disk_folder(), "/d");
-  EXPECT_THAT(cache.loaded.ignored, IsEmpty());
-  Worker worker{{}, {}, {"--model=m"}, {}, {}};
-  worker.environment = {"LMCACHE_BLEND_RECOMPUTE_RATIOS=0.1,0.2", "LMCACHE_CHUNK_SIZE=8"};
-  EXPECT_EQ(worker.Error(),
-            "LMCACHE_BLEND_RECOMPUTE_RATIOS: there are 2 values: give one\n"
-            "LMCACHE_CHUNK_SIZE: '8' is out of range: give 16 to 65536");
 }
 
 TEST(ConfigTest, WhatIsPrintedGivesTheSameConfiguration) {
