@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -19,6 +20,10 @@ namespace {
 constexpr std::string_view kEvent = "data: {";
 constexpr std::string_view kEnd = "data: [DONE]\n\n\r\n0\r\n\r\n";
 constexpr std::string_view kOk = "HTTP/1.1 200 ";
+constexpr std::string_view kError = "data: {\"error\"";
+constexpr std::string_view kComment = ": keep-alive\n\n";
+// More of a stream's end is not looked at again.
+constexpr size_t kTail = 64;
 
 int Connect(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -40,18 +45,42 @@ size_t Count(std::string_view text, std::string_view what) {
   return count;
 }
 
+std::string RequestOf(const std::string& id, const std::string& body) {
+  return absl::StrCat("POST /v1/completions HTTP/1.1\r\nHost: bench\r\n",
+                      "Content-Type: application/json\r\nX-Request-Id: ", id,
+                      "\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+}
+
+// A request is small, and the socket's buffer is empty.
+void Send(int socket, const std::string& request) {
+  PCHECK(send(socket, request.data(), request.size(), MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(request.size()));
+}
+
+// Appends what is there; false when nothing is.
+bool Receive(int socket, int flags, std::string* text) {
+  std::array<char, 16 << 10> bytes;
+  const ssize_t got = recv(socket, bytes.data(), bytes.size(), flags);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+  PCHECK(got >= 0);
+  CHECK_GT(got, 0) << "the gateway closed a stream behind: " << *text;
+  text->append(bytes.data(), static_cast<size_t>(got));
+  return true;
+}
+
 }  // namespace
 
-StreamLoad::StreamLoad(int port, size_t streams, const std::string& body, const StubClock* clock)
-    : clock_(*clock), clients_(streams), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+StreamLoad::StreamLoad(int port, size_t streams, const std::string& body, size_t tokens,
+                       const StubClock* clock)
+    : clock_(*clock),
+      answer_tokens_(tokens),
+      clients_(streams),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   PCHECK(epoll_ >= 0);
   for (size_t slot = 0; slot < streams; ++slot) {
     Client& client = clients_[slot];
     client.socket = Connect(port);
-    client.request = absl::StrCat("POST /v1/completions HTTP/1.1\r\nHost: bench\r\n",
-                                  "Content-Type: application/json\r\nX-Request-Id: ",
-                                  StubClock::IdOf(slot), "\r\nContent-Length: ", body.size(),
-                                  "\r\n\r\n", body);
+    client.request = RequestOf(StubClock::IdOf(slot), body);
     epoll_event event = {};
     event.events = EPOLLIN;
     event.data.u64 = slot;
@@ -65,38 +94,35 @@ StreamLoad::~StreamLoad() {
 }
 
 void StreamLoad::Ask(Client& client) {
-  client.asking = true;
-  client.first_seen = false;
+  client.events = 0;
   client.tail.clear();
   client.sent = Clock::now();
-  // A request is small, and the socket's buffer is empty.
-  PCHECK(send(client.socket, client.request.data(), client.request.size(), MSG_NOSIGNAL) ==
-         static_cast<ssize_t>(client.request.size()));
+  Send(client.socket, client.request);
 }
 
 bool StreamLoad::Read(size_t slot, std::vector<Ttft>* samples) {
   Client& client = clients_[slot];
-  std::array<char, 16 << 10> bytes;
-  const ssize_t got = recv(client.socket, bytes.data(), bytes.size(), MSG_DONTWAIT);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-  PCHECK(got > 0) << "the gateway closed a stream";
-  const Clock::time_point now = Clock::now();
   const bool head = client.tail.empty();
-  client.tail.append(bytes.data(), static_cast<size_t>(got));
-  if (head) CHECK_EQ(client.tail.compare(0, kOk.size(), kOk), 0) << client.tail;
-  const size_t events = Count(client.tail, kEvent);
-  if (events > 0 && !client.first_seen) {
-    client.first_seen = true;
+  if (!Receive(client.socket, MSG_DONTWAIT, &client.tail)) return false;
+  const Clock::time_point now = Clock::now();
+  const std::string_view tail = client.tail;
+  CHECK(!head || tail.starts_with(kOk)) << tail;
+  CHECK(tail.find(kError) == tail.npos) << tail;
+  const size_t events = Count(tail, kEvent);
+  if (events > 0 && client.events == 0) {
     samples->push_back(clock_.Measure(slot, client.sent, now));
   }
-  tokens_ += events;
-  const bool ended = std::string_view(client.tail).ends_with(kEnd);
-  // Nothing that was counted stays; what may be the beginning of something does. Never all of it,
-  // for an empty tail is that of a new stream.
-  const size_t kept = events > 0 ? 1 : kEnd.size();
-  const size_t last = client.tail.rfind(kEvent);
-  const size_t from = last == std::string::npos ? 0 : last + kept;
-  client.tail.erase(0, std::max(from, client.tail.size() - std::min(client.tail.size(), size_t{64})));
+  client.events += events;
+  const bool ended = tail.ends_with(kEnd);
+  if (ended) {
+    CHECK_EQ(client.events, answer_tokens_ + 1) << "an answer is not whole";
+    tokens_ += answer_tokens_;
+  }
+  // Nothing that was counted stays; what may be the beginning of something does. Never is all of it
+  // cut off, for an empty tail is that of a new stream.
+  const size_t last = tail.rfind(kEvent);
+  const size_t counted = last == tail.npos ? 0 : last + 1;
+  client.tail.erase(0, std::max(counted, tail.size() - std::min(tail.size(), kTail)));
   return ended;
 }
 
@@ -121,12 +147,37 @@ std::vector<Ttft> StreamLoad::Run(absl::Duration ramp, absl::Duration duration) 
       if (Clock::now() < end) {
         Ask(clients_[slot]);
       } else {
-        clients_[slot].asking = false;
         --asking;
       }
     }
   }
   return samples;
+}
+
+IdleStreams::~IdleStreams() {
+  for (const int socket : sockets_) close(socket);
+}
+
+void IdleStreams::Open(size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    sockets_.push_back(Connect(port_));
+    Send(sockets_.back(), RequestOf(absl::StrCat("idle-", sockets_.size()), body_));
+    std::string text;
+    while (Count(text, kEvent) == 0) Receive(sockets_.back(), 0, &text);
+    CHECK(std::string_view(text).starts_with(kOk)) << text;
+    CHECK(text.find(kError) == text.npos) << text;
+  }
+}
+
+size_t IdleStreams::Drain() {
+  size_t comments = 0;
+  for (const int socket : sockets_) {
+    std::string text;
+    while (Receive(socket, MSG_DONTWAIT, &text)) continue;
+    CHECK_EQ(Count(text, "data:"), 0u) << text;
+    comments += Count(text, kComment);
+  }
+  return comments;
 }
 
 }  // namespace tessera::bench
