@@ -125,7 +125,9 @@ std::string Prompt() {
 // One kind of load in one round.
 struct Phase {
   std::vector<Ttft> samples;
-  double cores_of_others = 0;  // that other processes kept busy, in the mean
+  // Cores that were busy, in the mean: with this process, and with all but it and the gateway.
+  double cores_of_bench = 0;
+  double cores_of_others = 0;
 };
 
 class Bench {
@@ -200,7 +202,9 @@ std::string Bench::ModelFolder() {
 void Bench::StartGateway(const std::string& model) {
   gateway_ = std::make_unique<ChildProcess>(
       std::vector<std::string>{
-          absl::GetFlag(FLAGS_gateway), "--listen=127.0.0.1:0",
+          // As a service has it: a share of the cores of its own, where the kernel gives shares to
+          // sessions.
+          "setsid", absl::GetFlag(FLAGS_gateway), "--listen=127.0.0.1:0",
           "--cache=", "--workers=" + worker_->address(), "--model_dir=" + model,
           // The default is less than the streams here.
           absl::StrCat("--max_in_flight=",
@@ -246,10 +250,12 @@ Phase Bench::Measure(const Load& load) {
     return MachineCpuSeconds() - CpuSeconds(getpid()) - CpuSeconds(gateway_->pid());
   };
   Phase phase;
+  const double own = CpuSeconds(getpid());
   const double busy = others();
   const Clock::time_point begin = Clock::now();
   phase.samples = load();
   const std::chrono::duration<double> time = Clock::now() - begin;
+  phase.cores_of_bench = (CpuSeconds(getpid()) - own) / time.count();
   phase.cores_of_others = (others() - busy) / time.count();
   return phase;
 }
@@ -262,7 +268,7 @@ void Bench::Report(const std::string& name, const Phase& phase) {
   for (const std::vector<double>* const part : {&added, &there, &back}) {
     std::printf(" %8.3f %8.3f", Quantile(*part, 0.5) * 1e3, Quantile(*part, 0.99) * 1e3);
   }
-  std::printf(" %7.2f\n", phase.cores_of_others);
+  std::printf(" %7.2f %7.2f\n", phase.cores_of_bench, phase.cores_of_others);
 }
 
 // Of all rounds together, and the quietest round. Returns the former's p99.
@@ -271,6 +277,7 @@ double Bench::ReportAll(const std::string& name, const std::vector<Phase>& phase
   double lowest = 1e9;
   for (const Phase& phase : phases) {
     all.samples.insert(all.samples.end(), phase.samples.begin(), phase.samples.end());
+    all.cores_of_bench += phase.cores_of_bench / static_cast<double>(phases.size());
     all.cores_of_others += phase.cores_of_others / static_cast<double>(phases.size());
     lowest = std::min(lowest, Quantile(Each(phase.samples, &Added), 0.99));
   }
@@ -324,8 +331,8 @@ int Bench::Run() {
   // All of the answer's time, so that arrivals stay as far apart as they begin.
   const absl::Duration ramp =
       absl::Seconds(absl::GetFlag(FLAGS_tokens) / absl::GetFlag(FLAGS_tokens_per_second));
-  std::printf("%-14s %7s %8s %8s %8s %8s %8s %8s %7s\n", "ms", "count", "added50", "added99",
-              "there50", "there99", "back50", "back99", "others");
+  std::printf("%-14s %7s %8s %8s %8s %8s %8s %8s %7s %7s\n", "ms", "count", "added50", "added99",
+              "there50", "there99", "back50", "back99", "bench", "others");
   std::vector<Phase> gateway;
   std::vector<Phase> direct;
   for (int round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
