@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include "absl/flags/parse.h"
+#include "absl/synchronization/mutex.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -24,6 +25,8 @@ void StartProcess(const char* program) {
   // 32 MiB is the largest threshold that glibc accepts; larger slices than that are never sent.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // Debian's Abseil looks for deadlocks at every lock, under one spinlock for all threads.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(program);
   signal(SIGPIPE, SIG_IGN);

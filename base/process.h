@@ -7,9 +7,9 @@
 namespace tessera {
 
 // Starts glog to standard error, sets malloc so that large network slices are not mapped and
-// trimmed each time (several GB/s of gRPC throughput depend on it), ignores SIGPIPE, and blocks
-// SIGINT and SIGTERM for WaitForStopSignal. `program` is argv[0]. Call once, before any thread
-// starts.
+// trimmed each time (several GB/s of gRPC throughput depend on it), switches Abseil's search for
+// deadlocks off (unit tests keep it), ignores SIGPIPE, and blocks SIGINT and SIGTERM for
+// WaitForStopSignal. `program` is argv[0]. Call once, before any thread starts.
 void StartProcess(const char* program);
 
 // The same, and parses absl flags: an unknown one ends the process and names itself. The three
