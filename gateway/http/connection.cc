@@ -237,10 +237,11 @@ asio::awaitable<void> Connection::Deliver(Outbox& outbox) {
   std::optional<Response> response = outbox.TakeResponse();
   if (response && !gone_) Written(co_await writer_.Write(*std::move(response)));
   std::optional<Headers> head = outbox.TakeEventsHead();
-  if (head && !gone_) Written(co_await writer_.WriteEventsHead(*std::move(head)));
   std::string events = outbox.TakeEvents();
   const size_t size = events.size();
-  if (!events.empty() && !gone_) Written(co_await writer_.WriteEvents(std::move(events)));
+  if ((head || size > 0) && !gone_) {
+    Written(co_await writer_.WriteEvents(std::move(head), std::move(events)));
+  }
   outbox.Written(size);
 }
 

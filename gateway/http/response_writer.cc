@@ -1,14 +1,15 @@
 #include "gateway/http/response_writer.h"
 
+#include <sstream>
 #include <string_view>
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "boost/asio/as_tuple.hpp"
 #include "boost/asio/buffer.hpp"
 #include "boost/asio/use_awaitable.hpp"
 #include "boost/asio/write.hpp"
-#include "boost/beast/http/chunk_encode.hpp"
 #include "boost/beast/http/empty_body.hpp"
 #include "boost/beast/http/message.hpp"
 #include "boost/beast/http/string_body.hpp"
@@ -25,6 +26,7 @@ constexpr auto kUse = asio::as_tuple(asio::use_awaitable);
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr std::string_view kComment = ": keep-alive\n\n";
 constexpr std::string_view kEventEnd = "\n\n";
+constexpr std::string_view kLastChunk = "0\r\n\r\n";
 
 // Of statuses that have no body, and so no length of it.
 bool HasBody(int status) { return status != 204 && status != 304; }
@@ -72,7 +74,7 @@ asio::awaitable<bool> ResponseWriter::Write(Response response) {
   co_return !error;
 }
 
-asio::awaitable<bool> ResponseWriter::WriteEventsHead(Headers headers) {
+std::string ResponseWriter::EventsHead(const Headers& headers) {
   bhttp::response<bhttp::empty_body> message;
   message.result(bhttp::status::ok);
   message.set(bhttp::field::content_type, "text/event-stream; charset=utf-8");
@@ -81,34 +83,43 @@ asio::awaitable<bool> ResponseWriter::WriteEventsHead(Headers headers) {
   if (form_.version == 10) CloseAfter();
   SetHeaders(form_, headers, message);
   if (form_.version == 11) message.chunked(true);
-  ExpireWrite();
-  bhttp::response_serializer<bhttp::empty_body> serializer(message);
-  const auto [error, bytes] = co_await bhttp::async_write_header(stream_, serializer, kUse);
-  between_events_ = !form_.head_only;
-  last_write_ = Clock::now();
-  co_return !error;
+  std::ostringstream head;
+  head << message.base();
+  return std::move(head).str();
 }
 
-asio::awaitable<bool> ResponseWriter::WriteEvents(std::string bytes) {
-  if (form_.head_only) co_return true;
-  ExpireWrite();
-  error_code error;
-  if (form_.version == 11) {
-    std::tie(error, std::ignore) =
-        co_await asio::async_write(stream_, bhttp::make_chunk(asio::buffer(bytes)), kUse);
+asio::awaitable<bool> ResponseWriter::WriteEvents(std::optional<Headers> head, std::string bytes) {
+  std::string wire;
+  if (head) wire = EventsHead(*head);
+  if (form_.head_only) bytes.clear();
+  if (!bytes.empty() && form_.version == 11) {
+    absl::StrAppend(&wire, absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
   } else {
-    std::tie(error, std::ignore) = co_await asio::async_write(stream_, asio::buffer(bytes), kUse);
+    wire += bytes;
   }
-  between_events_ = std::string_view(bytes).ends_with(kEventEnd);
+  if (wire.empty()) co_return true;
+  const bool written = co_await Put(std::move(wire));
+  between_events_ =
+      !form_.head_only && (bytes.empty() || std::string_view(bytes).ends_with(kEventEnd));
   last_write_ = Clock::now();
-  co_return !error;
+  co_return written;
 }
 
 asio::awaitable<bool> ResponseWriter::WriteEventsEnd() {
   between_events_ = false;
   if (form_.version != 11 || form_.head_only) co_return true;
+  const bool written = co_await Put(std::string(kLastChunk));
+  co_return written;
+}
+
+// A client that reads has room, so that neither a timer nor a turn of the executor is needed: for a
+// stream's events they cost more than the write.
+asio::awaitable<bool> ResponseWriter::Put(std::string wire) {
+  const size_t written = stream_.WriteNow(asio::buffer(wire));
+  if (written == wire.size()) co_return true;
   ExpireWrite();
-  const auto [error, bytes] = co_await asio::async_write(stream_, bhttp::make_chunk_last(), kUse);
+  const auto [error, bytes] =
+      co_await asio::async_write(stream_, asio::buffer(wire) + written, kUse);
   co_return !error;
 }
 
@@ -119,6 +130,8 @@ ResponseWriter::Clock::time_point ResponseWriter::comment_due() const {
   return last_write_ + absl::ToChronoNanoseconds(keep_alive_interval_);
 }
 
-asio::awaitable<bool> ResponseWriter::WriteComment() { return WriteEvents(std::string(kComment)); }
+asio::awaitable<bool> ResponseWriter::WriteComment() {
+  return WriteEvents(std::nullopt, std::string(kComment));
+}
 
 }  // namespace tessera::http

@@ -3,6 +3,7 @@
 #define TESSERA_GATEWAY_HTTP_RESPONSE_WRITER_H_
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
@@ -45,8 +46,8 @@ class ResponseWriter {
   boost::asio::awaitable<bool> Continue();
   boost::asio::awaitable<bool> Write(Response response);
 
-  boost::asio::awaitable<bool> WriteEventsHead(Headers headers);
-  boost::asio::awaitable<bool> WriteEvents(std::string bytes);
+  // What a stream grew by: its head, if it begins, and events, which may be none.
+  boost::asio::awaitable<bool> WriteEvents(std::optional<Headers> head, std::string bytes);
   boost::asio::awaitable<bool> WriteEventsEnd();
 
   // When the stream has been idle for so long that it needs a comment; never when none is open, or
@@ -55,6 +56,8 @@ class ResponseWriter {
   boost::asio::awaitable<bool> WriteComment();
 
  private:
+  std::string EventsHead(const Headers& headers);
+  boost::asio::awaitable<bool> Put(std::string wire);
   void ExpireWrite() { stream_.tcp().expires_after(absl::ToChronoNanoseconds(write_timeout_)); }
 
   Stream& stream_;

@@ -26,6 +26,9 @@ class Stream::Tls {
 
 Stream::Stream(asio::ip::tcp::socket socket, TlsContext* tls) : tcp_(std::move(socket)) {
   if (tls != nullptr) tls_ = std::make_unique<Tls>(tcp_, tls->context());
+  // For WriteNow; what is asynchronous does not care.
+  error_code ignored;
+  tcp_.socket().non_blocking(true, ignored);
 }
 
 Stream::~Stream() = default;
@@ -34,6 +37,11 @@ asio::awaitable<bool> Stream::Handshake() {
   if (tls_ == nullptr) co_return true;
   const auto [error] = co_await tls_->stream.async_handshake(asio::ssl::stream_base::server, kUse);
   co_return !error;
+}
+
+size_t Stream::WriteNow(asio::const_buffer bytes) {
+  error_code ignored;
+  return tls_ == nullptr ? tcp_.socket().write_some(asio::buffer(bytes), ignored) : 0;
 }
 
 asio::awaitable<void> Stream::ShutDownWrites() {

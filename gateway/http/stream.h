@@ -40,6 +40,10 @@ class Stream {
   // True once bytes can flow: at once without TLS.
   boost::asio::awaitable<bool> Handshake();
 
+  // Writes what there is room for, at once, and returns how much that was. Nothing through TLS, or
+  // when there is an error: async_write_some finds it again. Not while a write is under way.
+  size_t WriteNow(boost::asio::const_buffer bytes);
+
   // Says that no more will be written. Only after the last read and write, and not after an error.
   boost::asio::awaitable<void> ShutDownWrites();
 
