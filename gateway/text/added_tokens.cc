@@ -82,6 +82,15 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
   }
 }
 
+size_t AddedTokens::NextStart(std::string_view text, size_t at) const {
+  if (tokens_.empty()) return text.size();
+  // In most models all tokens start with "<".
+  const char first = tokens_.front().text[0];
+  if (first == tokens_.back().text[0]) return std::min(text.find(first, at), text.size());
+  while (at < text.size() && by_first_byte_[static_cast<uint8_t>(text[at])].end == 0) ++at;
+  return at;
+}
+
 const AddedToken* AddedTokens::Longest(std::string_view text, size_t at) const {
   const ByteRange range = by_first_byte_[static_cast<uint8_t>(text[at])];
   for (size_t i = range.begin; i < range.end; ++i) {
@@ -94,9 +103,8 @@ std::vector<AddedTokens::Part> AddedTokens::Split(std::string_view text,
                                                   std::span<const ByteRange> recognised) const {
   std::vector<Part> parts;
   size_t done = 0;
-  for (size_t at = 0; at < text.size() && !tokens_.empty();) {
-    const bool starts = by_first_byte_[static_cast<uint8_t>(text[at])].end > 0;
-    const AddedToken* token = starts ? Longest(text, at) : nullptr;
+  for (size_t at = NextStart(text, 0); at < text.size(); at = NextStart(text, at)) {
+    const AddedToken* token = Longest(text, at);
     if (token == nullptr) {
       ++at;
       continue;

@@ -46,6 +46,8 @@ class AddedTokens {
   std::vector<Part> Split(std::string_view text, std::span<const ByteRange> recognised) const;
 
  private:
+  // The first place from `at` on where a token may start, or the text's size.
+  size_t NextStart(std::string_view text, size_t at) const;
   // The longest token at text[at], or null.
   const AddedToken* Longest(std::string_view text, size_t at) const;
 

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
+#include <functional>
 #include <queue>
-#include <tuple>
 
-#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "base/status_macros.h"
@@ -17,9 +15,6 @@ namespace {
 
 // Up to here a scan for the best pair beats a heap.
 constexpr size_t kShortWord = 48;
-// Ids beyond this would make a table of nothing but holes.
-constexpr uint32_t kLargestId = 1u << 24;
-constexpr uint64_t kNoKey = UINT64_MAX;
 
 // Ids of words that are several tokens, direct-mapped: a word displaces the one in its place.
 class WordCache {
@@ -32,20 +27,20 @@ class WordCache {
     std::array<uint32_t, 20> ids;
   };
 
-  // The place of `word`, whatever is in it; null for a word too long to keep.
-  Entry* Find(uint64_t serial, std::string_view word) {
-    if (word.size() > Entry().word.size()) return nullptr;
+  // The place of a word with this hash, whatever is in it.
+  Entry* Find(uint64_t serial, uint64_t hash) {
     if (entries_.empty()) entries_.resize(kEntries);
-    return &entries_[(absl::Hash<std::string_view>()(word) ^ serial) % kEntries];
+    return &entries_[(hash ^ serial) % kEntries];
   }
 
   static bool Holds(const Entry& entry, uint64_t serial, std::string_view word) {
-    return entry.serial == serial && std::string_view(entry.word.data(), entry.size) == word;
+    return entry.serial == serial && entry.size == word.size() &&
+           SameBytes(entry.word.data(), word.data(), word.size());
   }
 
-  static void Store(uint64_t serial, std::string_view word, const std::vector<uint32_t>& ids,
+  static void Store(uint64_t serial, std::string_view word, std::span<const uint32_t> ids,
                     Entry* entry) {
-    if (ids.size() > entry->ids.size()) return;
+    if (word.size() > entry->word.size() || ids.size() > entry->ids.size()) return;
     entry->serial = serial;
     entry->size = static_cast<uint8_t>(word.size());
     entry->count = static_cast<uint8_t>(ids.size());
@@ -67,34 +62,6 @@ uint64_t NextSerial() {
 
 }  // namespace
 
-BpeModel::MergeTable::MergeTable(size_t count) {
-  const size_t size = std::bit_ceil(std::max<size_t>(count * 2, 16));
-  slots_.assign(size, {kNoKey, {kNoRank, 0}});
-  shift_ = 64 - std::countr_zero(size);
-}
-
-size_t BpeModel::MergeTable::Start(uint64_t key) const {
-  return static_cast<size_t>((key * 0x9e3779b97f4a7c15u) >> shift_);
-}
-
-bool BpeModel::MergeTable::Insert(uint32_t left, uint32_t right, Merge merge) {
-  const uint64_t key = static_cast<uint64_t>(left) << 32 | right;
-  size_t at = Start(key);
-  while (slots_[at].key != kNoKey) {
-    if (slots_[at].key == key) return false;
-    at = (at + 1) & (slots_.size() - 1);
-  }
-  slots_[at] = {key, merge};
-  return true;
-}
-
-BpeModel::Merge BpeModel::MergeTable::Find(uint32_t left, uint32_t right) const {
-  const uint64_t key = static_cast<uint64_t>(left) << 32 | right;
-  size_t at = Start(key);
-  while (slots_[at].key != key && slots_[at].key != kNoKey) at = (at + 1) & (slots_.size() - 1);
-  return slots_[at].merge;
-}
-
 BpeModel::BpeModel(const BpeSpec& spec)
     : serial_(NextSerial()),
       merges_(spec.merges.size()),
@@ -105,6 +72,7 @@ absl::StatusOr<BpeModel> BpeModel::Create(const BpeSpec& spec) {
   BpeModel model(spec);
   RETURN_IF_ERROR(model.AddVocabulary(spec));
   RETURN_IF_ERROR(model.AddMerges(spec));
+  model.FindBytePairs();
   model.FindWholeWords();
   return model;
 }
@@ -112,20 +80,16 @@ absl::StatusOr<BpeModel> BpeModel::Create(const BpeSpec& spec) {
 absl::Status BpeModel::AddVocabulary(const BpeSpec& spec) {
   uint32_t largest = 0;
   for (const auto& [token, id] : spec.vocabulary) {
-    if (id > kLargestId)
+    if (id > TokenTable::kLargestId) {
       return absl::InvalidArgumentError(Concat("token id ", id, " is too large"));
+    }
     largest = std::max(largest, id);
   }
-  bytes_.resize(spec.vocabulary.empty() ? 0 : largest + 1);
-  ids_.reserve(spec.vocabulary.size());
+  tokens_.Reserve(spec.vocabulary.size(), largest);
   for (const auto& [token, id] : spec.vocabulary) {
-    if (token.empty() || !bytes_[id].empty()) {
-      return absl::InvalidArgumentError(Concat("token id ", id, " is empty or comes twice"));
-    }
-    bytes_[id] = token;
-    if (!ids_.emplace(bytes_[id], id).second) {
+    if (token.empty() || !tokens_.Insert(token, id)) {
       return absl::InvalidArgumentError(
-          Concat("token \"", absl::CHexEscape(token), "\" comes twice"));
+          Concat("token id ", id, " (\"", absl::CHexEscape(token), "\") is empty or comes twice"));
     }
   }
   for (int byte = 0; byte < 256; ++byte) {
@@ -147,128 +111,146 @@ absl::Status BpeModel::AddMerges(const BpeSpec& spec) {
                                                "\") is not made of tokens of the vocabulary"));
     }
     // A pair that comes twice keeps its first, better rank.
-    merges_.Insert(*left_id, *right_id, {rank++, *merged_id});
+    merges_.Insert(*left_id, *right_id, rank++, *merged_id);
   }
   return absl::OkStatus();
 }
 
+void BpeModel::FindBytePairs() {
+  if (std::count(byte_ids_.begin(), byte_ids_.end(), -1) > 0) return;
+  byte_pairs_.resize(256 * 256);
+  for (size_t i = 0; i < byte_pairs_.size(); ++i) {
+    byte_pairs_[i] = merges_.Find(static_cast<uint32_t>(byte_ids_[i / 256]),
+                                  static_cast<uint32_t>(byte_ids_[i % 256]));
+  }
+}
+
 void BpeModel::FindWholeWords() {
-  whole_.assign(bytes_.size(), ignore_merges_);
-  for (uint32_t id = 0; id < bytes_.size() && !ignore_merges_; ++id) {
-    if (bytes_[id].empty()) continue;
-    const std::vector<uint32_t> ids = EncodeParts(bytes_[id]);
-    whole_[id] = ids.size() == 1 && ids[0] == id;
+  std::vector<uint32_t> ids;
+  for (uint32_t id = 0; id < tokens_.size(); ++id) {
+    if (tokens_.Bytes(id).empty()) continue;
+    ids.clear();
+    if (!ignore_merges_) EncodeParts(tokens_.Bytes(id), &ids);
+    if (ignore_merges_ || (ids.size() == 1 && ids[0] == id)) tokens_.Mark(id);
   }
 }
 
 std::optional<uint32_t> BpeModel::Find(std::string_view token) const {
-  const auto it = ids_.find(token);
-  if (it == ids_.end()) return std::nullopt;
-  return it->second;
-}
-
-std::string_view BpeModel::Bytes(uint32_t id) const {
-  return id < bytes_.size() ? std::string_view(bytes_[id]) : std::string_view();
+  const uint32_t id = tokens_.Find(token, HashWord(token)).id;
+  if (id == TokenTable::kNone) return std::nullopt;
+  return id;
 }
 
 void BpeModel::Encode(std::string_view word, std::vector<uint32_t>* ids) const {
-  const auto it = ids_.find(word);
-  if (it != ids_.end() && whole_[it->second]) {
-    ids->push_back(it->second);
+  const uint64_t hash = HashWord(word);
+  const TokenTable::Entry token = tokens_.Find(word, hash);
+  if (token.marked) {
+    ids->push_back(token.id);
     return;
   }
-  WordCache::Entry* entry = word_cache.Find(serial_, word);
-  if (entry != nullptr && WordCache::Holds(*entry, serial_, word)) {
+  WordCache::Entry* entry = word_cache.Find(serial_, hash);
+  if (WordCache::Holds(*entry, serial_, word)) {
     ids->insert(ids->end(), entry->ids.begin(), entry->ids.begin() + entry->count);
     return;
   }
-  const std::vector<uint32_t> symbols = EncodeParts(word);
-  if (entry != nullptr) WordCache::Store(serial_, word, symbols, entry);
-  ids->insert(ids->end(), symbols.begin(), symbols.end());
+  const size_t begin = ids->size();
+  EncodeParts(word, ids);
+  WordCache::Store(serial_, word, std::span(*ids).subspan(begin), entry);
 }
 
-std::vector<uint32_t> BpeModel::EncodeParts(std::string_view word) const {
-  std::vector<uint32_t> symbols = Symbols(word);
-  if (symbols.size() <= kShortWord) {
-    MergeShort(&symbols);
-  } else {
-    MergeLong(&symbols);
-  }
-  return symbols;
+void BpeModel::EncodeParts(std::string_view word, std::vector<uint32_t>* ids) const {
+  const size_t begin = ids->size();
+  AppendSymbols(word, ids);
+  const auto symbols = std::span(*ids).subspan(begin);
+  if (symbols.size() < 2) return;
+  const size_t left = symbols.size() <= kShortWord ? MergeShort(word, symbols) : MergeLong(symbols);
+  ids->resize(begin + left);
 }
 
-std::vector<uint32_t> BpeModel::Symbols(std::string_view word) const {
-  std::vector<uint32_t> symbols;
-  symbols.reserve(word.size());
+void BpeModel::AppendSymbols(std::string_view word, std::vector<uint32_t>* ids) const {
   bool was_unknown = false;
   for (const char letter : word) {
     const int64_t id = byte_ids_[static_cast<uint8_t>(letter)];
     if (id >= 0) {
-      symbols.push_back(static_cast<uint32_t>(id));
+      ids->push_back(static_cast<uint32_t>(id));
     } else if (unknown_id_.has_value() && !(fuse_unknown_ && was_unknown)) {
-      symbols.push_back(*unknown_id_);
+      ids->push_back(*unknown_id_);
     }
     was_unknown = id < 0;
   }
-  return symbols;
 }
 
-void BpeModel::MergeShort(std::vector<uint32_t>* symbols) const {
-  size_t count = symbols->size();
-  if (count < 2) return;
-  uint32_t* id = symbols->data();
+size_t BpeModel::MergeShort(std::string_view word, std::span<uint32_t> symbols) const {
+  size_t count = symbols.size();
+  uint32_t* id = symbols.data();
   std::array<Merge, kShortWord> pair;  // pair[i]: the merge of symbols i and i + 1
-  for (size_t i = 0; i + 1 < count; ++i) pair[i] = merges_.Find(id[i], id[i + 1]);
+  for (size_t i = 0; i + 1 < count; ++i) {
+    // Where every byte has a token, the symbols are just the bytes.
+    pair[i] =
+        byte_pairs_.empty()
+            ? merges_.Find(id[i], id[i + 1])
+            : byte_pairs_[static_cast<uint8_t>(word[i]) * 256 + static_cast<uint8_t>(word[i + 1])];
+  }
   while (count > 1) {
     size_t best = 0;
     for (size_t i = 1; i + 1 < count; ++i) {
       if (pair[i].rank < pair[best].rank) best = i;
     }
-    if (pair[best].rank == kNoRank) break;
-    id[best] = pair[best].id;
+    if (pair[best].rank == MergeTable::kNoRank) break;
+    id[best] = pair[best].merged;
     std::copy(id + best + 2, id + count, id + best + 1);
     std::copy(pair.begin() + best + 1, pair.begin() + (count - 1), pair.begin() + best);
     --count;
     if (best > 0) pair[best - 1] = merges_.Find(id[best - 1], id[best]);
     if (best + 1 < count) pair[best] = merges_.Find(id[best], id[best + 1]);
   }
-  symbols->resize(count);
+  return count;
 }
 
-// The symbols are a doubly linked list, the pairs that merge a heap ordered by (rank, place). A
-// pair whose symbols have changed since it was pushed is skipped when it comes up.
-void BpeModel::MergeLong(std::vector<uint32_t>* symbols) const {
+// The symbols are a doubly linked list, the pairs that merge a heap ordered by rank and place. What
+// comes up from the heap counts only if the pair at that place still has that rank.
+size_t BpeModel::MergeLong(std::span<uint32_t> symbols) const {
   constexpr uint32_t kEnd = UINT32_MAX;
-  constexpr uint32_t kGone = UINT32_MAX;
-  std::vector<uint32_t>& id = *symbols;
-  const auto count = static_cast<uint32_t>(id.size());
-  std::vector<uint32_t> next(count), previous(count);
-  using Candidate = std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>;  // rank, at, left, right
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>> heap;
-  const auto push = [&](uint32_t at, uint32_t right) {
-    const Merge merge = merges_.Find(id[at], id[right]);
-    if (merge.rank != kNoRank) heap.emplace(merge.rank, at, id[at], id[right]);
+  const auto count = static_cast<uint32_t>(symbols.size());
+  struct Node {
+    uint32_t previous, next;
+    Merge merge;  // of this symbol and the next
   };
+  std::vector<Node> nodes(count);
+  std::vector<uint64_t> heap;  // rank << 32 | place
+  heap.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {
-    next[i] = i + 1 < count ? i + 1 : kEnd;
-    previous[i] = i > 0 ? i - 1 : kEnd;
-    if (i + 1 < count) push(i, i + 1);
+    nodes[i] = {i > 0 ? i - 1 : kEnd, i + 1, {MergeTable::kNoRank, 0}};
+    if (i + 1 == count) continue;
+    nodes[i].merge = merges_.Find(symbols[i], symbols[i + 1]);
+    const uint64_t rank = nodes[i].merge.rank;
+    if (rank != MergeTable::kNoRank) heap.push_back(rank << 32 | i);
   }
-  while (!heap.empty()) {
-    const auto [rank, at, left, right] = heap.top();
-    heap.pop();
-    const uint32_t second = next[at];
-    if (id[at] != left || second == kEnd || id[second] != right) continue;
-    id[at] = merges_.Find(left, right).id;
-    id[second] = kGone;
-    next[at] = next[second];
-    if (next[at] != kEnd) {
-      previous[next[at]] = at;
-      push(at, next[at]);
-    }
-    if (previous[at] != kEnd) push(previous[at], at);
+  nodes[count - 1].next = kEnd;
+  std::priority_queue queue(std::greater<uint64_t>(), std::move(heap));
+  const auto look_up = [&](uint32_t at) {
+    const uint32_t next = nodes[at].next;
+    nodes[at].merge =
+        next == kEnd ? Merge{MergeTable::kNoRank, 0} : merges_.Find(symbols[at], symbols[next]);
+    const uint64_t rank = nodes[at].merge.rank;
+    if (rank != MergeTable::kNoRank) queue.push(rank << 32 | at);
+  };
+  while (!queue.empty()) {
+    const auto rank = static_cast<uint32_t>(queue.top() >> 32);
+    const auto at = static_cast<uint32_t>(queue.top());
+    queue.pop();
+    if (nodes[at].merge.rank != rank) continue;
+    const uint32_t gone = nodes[at].next;
+    symbols[at] = nodes[at].merge.merged;
+    nodes[gone].merge.rank = MergeTable::kNoRank;
+    nodes[at].next = nodes[gone].next;
+    if (nodes[at].next != kEnd) nodes[nodes[at].next].previous = at;
+    look_up(at);
+    if (nodes[at].previous != kEnd) look_up(nodes[at].previous);
   }
-  std::erase(id, kGone);
+  size_t left = 0;
+  for (uint32_t at = 0; at != kEnd; at = nodes[at].next) symbols[left++] = symbols[at];
+  return left;
 }
 
 }  // namespace tessera

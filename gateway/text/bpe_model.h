@@ -6,13 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "gateway/text/merge_table.h"
+#include "gateway/text/token_table.h"
 
 namespace tessera {
 
@@ -42,56 +44,34 @@ class BpeModel {
   std::optional<uint32_t> Find(std::string_view token) const;
 
   // Bytes of token `id`; empty when there is none.
-  std::string_view Bytes(uint32_t id) const;
+  std::string_view Bytes(uint32_t id) const { return tokens_.Bytes(id); }
 
-  size_t vocab_size() const { return bytes_.size(); }
+  size_t vocab_size() const { return tokens_.size(); }
 
  private:
-  struct Merge {
-    uint32_t rank;
-    uint32_t id;
-  };
-  // Open-addressed map from a pair of ids to its merge; linear probing, at most half full.
-  class MergeTable {
-   public:
-    explicit MergeTable(size_t count);
-    // False when the pair is there already.
-    bool Insert(uint32_t left, uint32_t right, Merge merge);
-    // Rank kNoRank when the pair does not merge.
-    Merge Find(uint32_t left, uint32_t right) const;
-
-   private:
-    struct Slot {
-      uint64_t key;
-      Merge merge;
-    };
-    size_t Start(uint64_t key) const;
-
-    std::vector<Slot> slots_;
-    int shift_;
-  };
-
-  static constexpr uint32_t kNoRank = UINT32_MAX;
+  using Merge = MergeTable::Merge;
 
   explicit BpeModel(const BpeSpec& spec);
   absl::Status AddVocabulary(const BpeSpec& spec);
   absl::Status AddMerges(const BpeSpec& spec);
+  void FindBytePairs();
   void FindWholeWords();
-  // Merges without looking at whole words.
-  std::vector<uint32_t> EncodeParts(std::string_view word) const;
-  std::vector<uint32_t> Symbols(std::string_view word) const;
-  void MergeShort(std::vector<uint32_t>* symbols) const;
-  void MergeLong(std::vector<uint32_t>* symbols) const;
+  // Appends the ids of `word`, without looking at whole words.
+  void EncodeParts(std::string_view word, std::vector<uint32_t>* ids) const;
+  void AppendSymbols(std::string_view word, std::vector<uint32_t>* ids) const;
+  // Both merge the symbols of `word` and return how many are left, at the front of `symbols`.
+  size_t MergeShort(std::string_view word, std::span<uint32_t> symbols) const;
+  size_t MergeLong(std::span<uint32_t> symbols) const;
 
   // Tells this model's words from others' in the threads' caches.
   uint64_t serial_;
-  // Token bytes by id. The keys of ids_ are views of these; moving the vector keeps them valid.
-  std::vector<std::string> bytes_;
-  absl::flat_hash_map<std::string_view, uint32_t> ids_;
-  // Ids of the tokens that Encode makes of their own bytes: most words of most texts.
-  std::vector<bool> whole_;
+  // Marked are those that Encode makes of their own bytes: most words of most texts.
+  TokenTable tokens_;
   std::array<int64_t, 256> byte_ids_;  // -1: no token for that byte
   MergeTable merges_;
+  // Merges of the tokens of two bytes, by 256 * left + right: what every word starts with. Empty
+  // when a byte has no token.
+  std::vector<Merge> byte_pairs_;
   bool ignore_merges_;
   bool fuse_unknown_;
   std::optional<uint32_t> unknown_id_;

@@ -29,6 +29,7 @@ ByteLevelTokenizer::ByteLevelTokenizer(const ByteLevelSpec& spec, BpeModel bpe,
       raw_added_(Select(spec.added, false, spec.nfc)),
       normalized_added_(Select(spec.added, true, spec.nfc)),
       vocab_size_(bpe_.vocab_size()) {
+  if (nfc_) IsSurelyNfc("\u0300");  // makes its table now, not in the first request
   for (const AddedToken& token : spec.added) {
     added_by_id_[token.id] = token;
     added_by_text_[token.text] = token.id;
@@ -60,24 +61,27 @@ absl::StatusOr<std::vector<uint32_t>> ByteLevelTokenizer::EncodeRuns(
 
 absl::Status ByteLevelTokenizer::EncodeRange(const RunText& text, ByteRange range,
                                              std::vector<uint32_t>* ids) const {
-  // Normalization changes lengths, so it goes by stretches of one kind.
-  std::string normal;
+  std::string_view normal = text.text().substr(range.begin, range.end - range.begin);
   std::vector<ByteRange> recognised;
+  std::string changed;
+  const bool change = nfc_ && !IsSurelyNfc(normal);
+  // Normalization changes lengths, so it goes by stretches of one kind.
+  size_t begin = 0;
   for (const RunText::Piece& piece : text.Cut(range)) {
-    const std::string_view raw =
-        text.text().substr(piece.range.begin, piece.range.end - piece.range.begin);
-    const size_t begin = normal.size();
-    normal += nfc_ && !IsSurelyNfc(raw) ? Nfc(raw) : std::string(raw);
-    if (piece.recognised) recognised.push_back({begin, normal.size()});
+    const size_t size = piece.range.end - piece.range.begin;
+    if (change) changed += Nfc(text.text().substr(piece.range.begin, size));
+    const size_t end = change ? changed.size() : begin + size;
+    if (piece.recognised) recognised.push_back({begin, end});
+    begin = end;
   }
+  if (change) normal = changed;
   for (const AddedTokens::Part& part : normalized_added_.Split(normal, recognised)) {
     if (part.id.has_value()) {
       ids->push_back(*part.id);
       continue;
     }
-    const auto plain =
-        std::string_view(normal).substr(part.range.begin, part.range.end - part.range.begin);
-    RETURN_IF_ERROR(EncodePlain(plain, ids));
+    RETURN_IF_ERROR(
+        EncodePlain(normal.substr(part.range.begin, part.range.end - part.range.begin), ids));
   }
   return absl::OkStatus();
 }

@@ -20,15 +20,19 @@ std::vector<utf8proc_int32_t> Decomposed(char32_t c) {
   std::vector<utf8proc_int32_t> letters(8);
   const utf8proc_ssize_t count = utf8proc_decompose_char(
       static_cast<utf8proc_int32_t>(c), letters.data(),
-      static_cast<utf8proc_ssize_t>(letters.size()), static_cast<utf8proc_option_t>(0), nullptr);
+      static_cast<utf8proc_ssize_t>(letters.size()), UTF8PROC_DECOMPOSE, nullptr);
   letters.resize(count < 0 ? 0 : static_cast<size_t>(count));
   return letters;
 }
 
-// Code points that form C leaves alone whatever stands beside them: they are starters, are their
-// own form C, and do not end the decomposition of another (so they join nothing before them).
-std::vector<bool> InertTable() {
-  std::vector<bool> inert(kTableSize, true);
+// What form C may do to a code point: 0 when it leaves it alone whatever stands beside it (it is a
+// starter, is its own form C, and does not end the decomposition of another, so that it joins
+// nothing before it); kMayChange; or, for a mark that joins nothing either, its combining class, by
+// which marks are sorted.
+constexpr uint8_t kMayChange = 255;
+
+std::vector<uint8_t> ChangeTable() {
+  std::vector<uint8_t> changes(kTableSize, 0);
   for (char32_t c = 0; c < kDecomposedEnd; ++c) {
     if (c >= 0xd800 && c < 0xe000) continue;
     const bool hangul = c >= 0xac00 && c < 0xd7a4;
@@ -36,31 +40,37 @@ std::vector<bool> InertTable() {
         hangul ? std::vector<utf8proc_int32_t>() : Decomposed(c);
     for (size_t i = 1; i < letters.size(); ++i) {
       const auto part = static_cast<char32_t>(letters[i]);
-      if (part < kTableSize) inert[part] = false;
+      if (part < kTableSize) changes[part] = kMayChange;
     }
-    if (c >= kTableSize) continue;
+    if (c >= kTableSize || changes[c] == kMayChange) continue;
     std::string text;
     AppendUtf8(c, &text);
     const auto* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
     const bool medial = c >= 0x1160 && c < 0x1200;  // Hangul letters that join what is before them
-    if (property->combining_class != 0 || medial || Nfc(text) != text) inert[c] = false;
+    const auto combining = static_cast<uint8_t>(property->combining_class);
+    changes[c] = medial || Nfc(text) != text ? kMayChange : combining;
   }
-  return inert;
+  return changes;
 }
 
-bool IsInert(char32_t c) {
-  static const std::vector<bool> kInert = InertTable();
-  if (c < 0x300) return true;
-  if (c < kTableSize) return kInert[c];
-  return c >= 0x1f000 && c < 0x20000;  // pictographs
+uint8_t ChangeOf(char32_t c) {
+  static const std::vector<uint8_t> kChanges = ChangeTable();
+  if (c < 0x300) return 0;
+  if (c < kTableSize) return kChanges[c];
+  return c >= 0x1f000 && c < 0x20000 ? 0 : kMayChange;  // pictographs
 }
 
 }  // namespace
 
 bool IsSurelyNfc(std::string_view text) {
-  size_t offset = 0;
+  size_t offset = SkipAscii(text, 0);
+  uint8_t before = 0;
   while (offset < text.size()) {
-    if (!IsInert(NextCodePoint(text, &offset))) return false;
+    const char32_t code_point = NextCodePoint(text, &offset);
+    const uint8_t change = ChangeOf(code_point);
+    if (change == kMayChange || (change != 0 && change < before)) return false;
+    before = change;
+    if (code_point < 0x80) offset = SkipAscii(text, offset);
   }
   return true;
 }

@@ -8,7 +8,7 @@
 namespace tessera {
 
 // True when `text` (UTF-8) surely is in form C already: a quick look, which may say false for text
-// that is.
+// that is. The first call takes tens of milliseconds.
 bool IsSurelyNfc(std::string_view text);
 
 // `text` (UTF-8) in form C.

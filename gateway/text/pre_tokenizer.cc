@@ -6,15 +6,13 @@
 
 #include "absl/strings/string_view.h"
 #include "base/status_macros.h"
+#include "gateway/text/code_point_class.h"
 #include "gateway/text/concat.h"
 #include "gateway/text/json_access.h"
 #include "gateway/text/utf8.h"
 
 namespace tessera {
 namespace {
-
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 bool IsDigit(char32_t code_point) {
   const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
@@ -66,8 +64,7 @@ absl::StatusOr<PreTokenizer::Step> PreTokenizer::StepFromJson(const boost::json:
   Step step;
   if (type == "ByteLevel") {
     step.add_prefix_space = JsonBool(json, "add_prefix_space", true);
-    if (!JsonBool(json, "use_regex", true)) return step;
-    ASSIGN_OR_RETURN(step.pattern, Pattern::Compile(kGpt2Pattern));
+    if (JsonBool(json, "use_regex", true)) step.known = KnownPattern::kGpt2;
     return step;
   }
   if (type == "Digits") {
@@ -81,7 +78,6 @@ absl::StatusOr<PreTokenizer::Step> PreTokenizer::StepFromJson(const boost::json:
   const std::string_view regex = JsonString(pattern->get_object(), "Regex");
   const std::string_view literal = JsonString(pattern->get_object(), "String");
   if (regex.empty() == literal.empty()) return Unsupported("Split with an empty pattern");
-  ASSIGN_OR_RETURN(step.pattern, Pattern::Compile(literal.empty() ? regex : Quote(literal)));
   const std::string_view behavior = JsonString(json, "behavior");
   const bool invert = JsonBool(json, "invert", false);
   if (behavior == "Removed") {
@@ -89,7 +85,11 @@ absl::StatusOr<PreTokenizer::Step> PreTokenizer::StepFromJson(const boost::json:
     step.drop_others = invert;
   } else if (behavior != "Isolated") {
     return Unsupported(Concat("Split with behavior ", behavior));
+  } else {
+    step.known = FindKnownPattern(regex);
+    if (step.known.has_value()) return step;
   }
+  ASSIGN_OR_RETURN(step.pattern, Pattern::Compile(literal.empty() ? regex : Quote(literal)));
   return step;
 }
 
@@ -112,6 +112,7 @@ absl::Status PreTokenizer::AddSteps(const boost::json::value& json, PreTokenizer
 absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const boost::json::value& json) {
   PreTokenizer result;
   RETURN_IF_ERROR(AddSteps(json, &result));
+  CodePointClasses::Get();  // made now, not in the first request
   const boost::json::object* last = json.if_object();
   while (last != nullptr && JsonString(*last, "type") == "Sequence") {
     const boost::json::array& steps = last->at("pretokenizers").get_array();
@@ -158,12 +159,14 @@ absl::StatusOr<std::vector<std::string_view>> PreTokenizer::Split(
         word = storage->emplace_back(Concat(" ", word));
       }
     }
-    if (!step.cut_digits && !step.pattern.has_value()) continue;
+    if (!step.cut_digits && !step.known.has_value() && !step.pattern.has_value()) continue;
     next.clear();
+    if (!step.cut_digits) next.reserve(words.size() + text.size() / 4);
     if (step.cut_digits) {
       for (const std::string_view word : words) CutDigits(word, step.join_digits, &next);
+    } else if (step.known.has_value()) {
+      for (const std::string_view word : words) CutWords(*step.known, word, &next);
     } else {
-      next.reserve(words.size() + text.size() / 4);
       RETURN_IF_ERROR(RunPattern(step, words, &next));
     }
     words.swap(next);

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "gateway/text/known_pattern.h"
 #include "gateway/text/pattern.h"
 
 namespace tessera {
@@ -29,7 +30,8 @@ class PreTokenizer {
 
  private:
   struct Step {
-    // Cuts at its matches; absent: cuts at digits, or nothing.
+    // Cuts at the matches of one of these; both absent: cuts at digits, or nothing.
+    std::optional<KnownPattern> known;  // nothing is dropped
     std::optional<Pattern> pattern;
     bool drop_matches = false;
     bool drop_others = false;

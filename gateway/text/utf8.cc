@@ -1,7 +1,6 @@
 #include "gateway/text/utf8.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace tessera {
 namespace {
@@ -28,17 +27,6 @@ Lead ClassifyLead(uint8_t byte) {
   return {-1, 0, 0};
 }
 
-// Offset behind the ASCII bytes that start at `offset`, in steps of eight.
-size_t SkipAscii(std::string_view text, size_t offset) {
-  while (offset + 8 <= text.size()) {
-    uint64_t word;
-    std::memcpy(&word, text.data() + offset, 8);
-    if ((word & 0x8080808080808080u) != 0) break;
-    offset += 8;
-  }
-  return offset;
-}
-
 }  // namespace
 
 size_t FindInvalidUtf8(std::string_view text) {
@@ -57,26 +45,6 @@ size_t FindInvalidUtf8(std::string_view text) {
     if (lead.continuation == 0) offset = SkipAscii(text, offset);
   }
   return std::string_view::npos;
-}
-
-char32_t NextCodePoint(std::string_view text, size_t* offset) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[*offset + i]); };
-  const uint8_t first = byte(0);
-  char32_t code_point = first;
-  size_t length = 1;
-  if (first >= 0xf0) {
-    code_point = (first & 0x07u) << 18 | (byte(1) & 0x3fu) << 12 | (byte(2) & 0x3fu) << 6 |
-                 (byte(3) & 0x3fu);
-    length = 4;
-  } else if (first >= 0xe0) {
-    code_point = (first & 0x0fu) << 12 | (byte(1) & 0x3fu) << 6 | (byte(2) & 0x3fu);
-    length = 3;
-  } else if (first >= 0x80) {
-    code_point = (first & 0x1fu) << 6 | (byte(1) & 0x3fu);
-    length = 2;
-  }
-  *offset += length;
-  return code_point;
 }
 
 size_t PreviousBorder(std::string_view text, size_t end) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -13,8 +14,38 @@ namespace tessera {
 // forms are not), or npos when all of `text` is UTF-8.
 size_t FindInvalidUtf8(std::string_view text);
 
+// Behind the ASCII bytes that start at `offset`, in steps of eight: the end of `text` or at most
+// seven bytes short of another byte.
+inline size_t SkipAscii(std::string_view text, size_t offset) {
+  while (offset + 8 <= text.size()) {
+    uint64_t word;
+    std::memcpy(&word, text.data() + offset, 8);
+    if ((word & 0x8080808080808080u) != 0) break;
+    offset += 8;
+  }
+  return offset;
+}
+
 // The code point at text[*offset], which must be UTF-8; moves *offset behind it.
-char32_t NextCodePoint(std::string_view text, size_t* offset);
+inline char32_t NextCodePoint(std::string_view text, size_t* offset) {
+  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[*offset + i]); };
+  const uint8_t first = byte(0);
+  char32_t code_point = first;
+  size_t length = 1;
+  if (first >= 0xf0) {
+    code_point = (first & 0x07u) << 18 | (byte(1) & 0x3fu) << 12 | (byte(2) & 0x3fu) << 6 |
+                 (byte(3) & 0x3fu);
+    length = 4;
+  } else if (first >= 0xe0) {
+    code_point = (first & 0x0fu) << 12 | (byte(1) & 0x3fu) << 6 | (byte(2) & 0x3fu);
+    length = 3;
+  } else if (first >= 0x80) {
+    code_point = (first & 0x1fu) << 6 | (byte(1) & 0x3fu);
+    length = 2;
+  }
+  *offset += length;
+  return code_point;
+}
 
 // Start of the code point that ends just before `end`, which is above 0; `text` must be UTF-8.
 size_t PreviousBorder(std::string_view text, size_t end);

@@ -4,6 +4,7 @@
 The seeds of value_header_fuzz are what EncodeSliceHeader and EncodePieceRecord gave for a few
 headers, with payloads behind some: their checksums are XXH3, which Python does not have.
 """
+import json
 import pathlib
 import struct
 
@@ -185,8 +186,65 @@ extra_config: {a: [1, {b: ~}]}
     }
 
 
+def api_json_seeds():
+    """Bodies behind a byte of headers, one for each large part of the parser."""
+    messages = [{"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "Gr\u00fc\u00dfe"}]}]
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+    bodies = {
+        "prompt": {"model": "m", "prompt": "Hello", "max_tokens": 5},
+        "prompts": {"prompt": ["a", "b"], "n": 2, "best_of": 2, "echo": True, "logprobs": 5, "suffix": "x"},
+        "ids": {"prompt": [[1, 2, 3], [4]], "stop": ["a", "bc"], "seed": -1, "stream": True,
+                "stream_options": {"include_usage": True}},
+        "chat": {"messages": messages, "temperature": 0.5, "top_p": 0.9, "logprobs": True, "top_logprobs": 3,
+                 "max_completion_tokens": 7, "user": "u"},
+        "sampling": {"messages": messages, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 1,
+                     "presence_penalty": -2, "frequency_penalty": 2, "logit_bias": {"5": -100, "7": 1.5},
+                     "stop_token_ids": [1], "ignore_eos": True, "priority": 3},
+        "chunks": {"prompt": [{"chunk_id": "chunk-1"}, {"text": "and"}],
+                   "tessera": {"mode": "blend", "policy": "x", "recompute_ratio": 0.2, "store": False}},
+        "documents": {"messages": messages, "documents": [{"title": "t", "text": "d"}], "cache_salt": "s",
+                      "chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True},
+        "tools": {"messages": messages + [{"role": "tool", "tool_call_id": "1", "content": "{}"}],
+                  "tools": [{"type": "function", "function": function}], "tool_choice": "auto",
+                  "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
+    }
+    return {name: b"\x00" + json.dumps(body).encode() for name, body in bodies.items()}
+
+
+def tokenizer_seeds():
+    """The tokenizer's number, where runs are cut, and the text."""
+    text = ("Hello, they'll don't DON'T '\u017f  12345 \u0663\n\n  x\t\r\n"
+            "<|start|> [S] <think>e\u0301t \u4eba\u5de5\u3002 \U0001f916 aaaaaaa \u0995\u09c7\u09be \u00a0\u2003.")
+    return {f"text_{i}": bytes([i, 3 * i]) + text.encode() for i in range(6)}
+
+
+def chat_template_seeds():
+    """A template, a zero byte, the conversation."""
+    conversation = json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}],
+                               "documents": [{"title": "t", "text": "d"}], "tools": None}).encode()
+    templates = {
+        "chatml": "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m.content | trim }}{% endfor %}"
+                  "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}",
+        "loop": "{%- for m in messages[::-1] if m.role != 'x' -%}{{ loop.index0 ~ loop.first ~ loop.previtem }}"
+                "{%- if loop.last %}{% break %}{% elif 0 %}{% continue %}{% endif %}{% else %}none{%- endfor -%}",
+        "set": "{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 2 // 1 % 3 %}{% set x, y = [1, 2] %}"
+               "{% set b %}{{ ns.a }}-{{ x }}{% endset %}{{ b | upper | replace('-', '+') }}",
+        "filters": "{{ messages | map(attribute='role') | unique | list | join(',') }}{{ messages | tojson(indent=2) }}"
+                   "{{ messages | selectattr('role', 'equalto', 'user') | first | items | length }}{{ 3.7 | int | abs }}",
+        "methods": "{{ 'a b'.split(' ')[-1].strip().upper() }}{{ 'x'.startswith('x') and not 'y' in 'xyz' }}"
+                   "{{ {'a': 1}.get('b', [1, 2][:1]) }}{{ 'a' if tools is none else 'b' }}{{ range(3) | list }}",
+        "raise": "{# note #}{{ raise_exception('no ' ~ messages[0].role) }}{% generation %}x{% endgeneration %}",
+        "time": "{{ strftime_now('%d %b %Y') }}{{ documents[0]['title'] | default('none') | capitalize }}",
+    }
+    return {name: template.encode() + b"\x00" + conversation for name, template in templates.items()}
+
+
 def main():
     for target, seeds in (
+        ("api_json_fuzz", api_json_seeds()),
+        ("tokenizer_fuzz", tokenizer_seeds()),
+        ("chat_template_fuzz", chat_template_seeds()),
         ("store_stream_fuzz", store_stream_seeds()),
         ("shm_session_fuzz", shm_session_seeds()),
         ("shm_wire_fuzz", shm_wire_seeds()),

@@ -46,10 +46,12 @@ declare -A SOURCES=(
     gateway/openai/request.cc gateway/openai/sampling.cc gateway/openai/unsupported.cc
     gateway/text/utf8.cc proto/worker.pb.cc"
   [tokenizer_fuzz]="gateway/text/added_tokens.cc gateway/text/bpe_model.cc
-    gateway/text/byte_level_tokenizer.cc gateway/text/json_access.cc gateway/text/nfc.cc
-    gateway/text/pattern.cc gateway/text/pre_tokenizer.cc gateway/text/run_text.cc
-    gateway/text/sentencepiece_model.cc gateway/text/sentencepiece_tokenizer.cc
-    gateway/text/tokenizer.cc gateway/text/tokenizer_json.cc gateway/text/utf8.cc"
+    gateway/text/byte_level_tokenizer.cc gateway/text/code_point_class.cc
+    gateway/text/json_access.cc gateway/text/known_pattern.cc gateway/text/merge_table.cc
+    gateway/text/nfc.cc gateway/text/pattern.cc gateway/text/pre_tokenizer.cc
+    gateway/text/run_text.cc gateway/text/sentencepiece_model.cc
+    gateway/text/sentencepiece_tokenizer.cc gateway/text/token_table.cc gateway/text/tokenizer.cc
+    gateway/text/tokenizer_json.cc gateway/text/utf8.cc"
   [chat_template_fuzz]="$TEMPLATES"
   [config_yaml_fuzz]="base/config/command_line.cc base/config/config.cc base/config/lmcache.cc
     base/config/option_value.cc base/config/options.cc base/config/print.cc base/config/text.cc

@@ -3,10 +3,11 @@
 //
 // The input is a byte that picks the tokenizer, one that says where runs are cut, and the text.
 // Text that is not UTF-8 is refused. Otherwise cutting it into runs changes no id, and byte-level
-// BPE without a normalizer gives it back.
+// BPE without a normalizer gives it back. Patterns that are matched by hand cut it as PCRE2 does.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,6 +16,9 @@
 
 #include "boost/json.hpp"
 #include "gateway/text/byte_level_tokenizer.h"
+#include "gateway/text/known_pattern.h"
+#include "gateway/text/nfc.h"
+#include "gateway/text/pattern.h"
 #include "gateway/text/sentencepiece_tokenizer.h"
 #include "gateway/text/utf8.h"
 #include "glog/logging.h"
@@ -141,12 +145,40 @@ std::vector<TextRun> Runs(std::string_view text, size_t cut, SpecialTokens speci
   return runs;
 }
 
+const Pattern& CompiledPattern(KnownPattern known) {
+  static auto* const kPatterns = new std::map<KnownPattern, Pattern>;
+  const auto it = kPatterns->find(known);
+  if (it != kPatterns->end()) return it->second;
+  auto pattern = Pattern::Compile(RegexOf(known));
+  CHECK(pattern.ok()) << pattern.status();
+  return kPatterns->emplace(known, *std::move(pattern)).first->second;
+}
+
+void CheckKnownPatterns(std::string_view text) {
+  for (const auto known : {KnownPattern::kGpt2, KnownPattern::kLlama3, KnownPattern::kQwen2}) {
+    PatternScan scan(CompiledPattern(known));
+    std::vector<std::string_view> words;
+    CutWords(known, text, &words);
+    PatternScan::Match match = {0, 0};
+    for (const std::string_view word : words) {
+      const size_t from = match.end;
+      const auto found = scan.Next(text, from, &match);
+      CHECK(found.ok() && *found && match.begin == from && match.end == from + word.size());
+    }
+    CHECK_EQ(match.end, text.size());
+  }
+}
+
 }  // namespace
 
 void FuzzTokenizer(const uint8_t* bytes, size_t size) {
   if (size < 2) return;
   const Subject& subject = Subjects()[bytes[0] % Subjects().size()];
   const std::string text(reinterpret_cast<const char*>(bytes) + 2, size - 2);
+  if (FindInvalidUtf8(text) == std::string_view::npos) {
+    CheckKnownPatterns(text);
+    CHECK(!IsSurelyNfc(text) || Nfc(text) == text);
+  }
   for (const SpecialTokens special : {SpecialTokens::kPlainText, SpecialTokens::kRecognised}) {
     const auto ids = subject.tokenizer->Encode(text, special);
     CHECK_EQ(ids.ok(), FindInvalidUtf8(text) == std::string_view::npos) << ids.status();
