@@ -4,9 +4,10 @@ usage: tokenizer_bench.py TESSERA_TOKENIZE MODEL_DIR [MODEL_DIR ...]
 
 Both encode the same documents (sample_corpora.py), in turns. In every turn both start anew, with
 their caches of words empty. "cold" is the first pass over a corpus, of which no document comes
-twice; "warm" are later passes over it, when the caches hold what they could keep of the pass before
-(the library's has 10,000 words, ours 4,096). Medians of ROUNDS turns. Speeds are by processor time, so that other
-programs on the machine count for neither. Ids must be equal, else the run fails.
+twice (but for a few short ones of "odd"); "warm" are later passes, when the caches hold what they
+could keep of the pass before (the library's has 10,000 words, ours 4,096). Medians of ROUNDS turns.
+Speeds are by processor time, so that other programs on the machine count for neither. Ids must be
+equal, else the run fails.
 
 The last line is JSON: for every model and corpus bytes a second of both and their ratios, and the
 worst and the median of the ratios of cold passes.
