@@ -58,6 +58,8 @@ declare -A SOURCES=(
     base/config/units.cc base/config/yaml_file.cc base/config/yaml_value.cc base/files.cc
     base/config/option.pb.cc proto/config.pb.cc"
 )
+# Folders of seeds that other tests have anyway.
+declare -A MORE_SEEDS=([chat_template_fuzz]=tests/gateway/text/templates)
 TARGETS=(store_stream_fuzz shm_session_fuzz value_header_fuzz shm_wire_fuzz api_json_fuzz
   tokenizer_fuzz chat_template_fuzz config_yaml_fuzz)
 
@@ -130,6 +132,7 @@ run_target() {  # TARGET SECONDS
   local target=$1 log="$out/$1.log" start=$SECONDS verdict=passed coverage seeds=()
   mkdir -p "$out/corpus/$target" "$out/crashes"
   [[ ! -d tests/fuzz/corpus/$target ]] || seeds=("tests/fuzz/corpus/$target")
+  [[ -z ${MORE_SEEDS[$target]:-} ]] || seeds+=("${MORE_SEEDS[$target]}")
   "$out/$target" -max_total_time="$2" -timeout=20 -rss_limit_mb=2048 -max_len=4096 \
     -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$out/crashes/$target-" \
     "$out/corpus/$target" "${seeds[@]}" >"$log" 2>&1 || verdict=failed
