@@ -193,24 +193,39 @@ TEST_F(GenerationTest, PromptLogprobsOfTheLongestPrompt) {
   }
 }
 
-TEST_F(GenerationTest, ExactAndOffReadAndStoreNothing) {
-  for (const auto mode : {worker::v1::EXACT, worker::v1::OFF}) {
-    GenerateRequest request = Request({lead_, a_, b_, suffix_});
-    request.mutable_blend()->set_mode(mode);
-    const Answer cold = Generate(request);
-    EXPECT_EQ(cold.started.policy(), "exact");
-    WaitForStores();
-    EXPECT_EQ(entries(), 0u);
-    EXPECT_EQ(cold.ids, Generate(Request({Joined({lead_, a_, b_, suffix_})})).ids)
-        << "as if nobody had marked segments";
-  }
-  Generate(Request({lead_, a_, b_, suffix_}));
-  WaitForStores();
-  const uint64_t stored = entries();
-  EXPECT_GT(stored, 0u);
+TEST_F(GenerationTest, OffReadsAndStoresNothing) {
   GenerateRequest request = Request({lead_, a_, b_, suffix_});
   request.mutable_blend()->set_mode(worker::v1::OFF);
-  EXPECT_EQ(Generate(request).started.usage().computed_tokens(), 104u);
+  const Answer cold = Generate(request);
+  EXPECT_EQ(cold.started.policy(), "exact");
+  WaitForStores();
+  EXPECT_EQ(entries(), 0u);
+  Generate(Request({lead_, a_, b_, suffix_}));
+  Generate(Request({Joined({lead_, a_, b_, suffix_})}));
+  WaitForStores();
+  EXPECT_GT(entries(), 0u);
+  const Answer again = Generate(request);
+  EXPECT_EQ(again.started.usage().computed_tokens(), 104u);
+  EXPECT_EQ(again.ids, cold.ids);
+}
+
+TEST_F(GenerationTest, ExactReusesWhatAnExactPrefillComputed) {
+  GenerateRequest request = Request({lead_, a_, b_, suffix_});
+  Generate(request);  // chunks, of which it takes none
+  WaitForStores();
+  request.mutable_blend()->set_mode(worker::v1::EXACT);
+  const Answer cold = Generate(request);
+  EXPECT_EQ(cold.started.policy(), "exact");
+  EXPECT_EQ(cold.started.usage().computed_tokens(), 104u);
+  WaitForStores();
+  const Answer warm = Generate(request);
+  EXPECT_EQ(warm.started.usage().exact_tokens(), 96u);  // blocks of 16 before the last token
+  EXPECT_EQ(warm.started.usage().computed_tokens(), 8u);
+  EXPECT_EQ(warm.ids, cold.ids);
+  // As if nobody had marked segments.
+  const Answer unmarked = Generate(Request({Joined({lead_, a_, b_, suffix_})}));
+  EXPECT_EQ(unmarked.started.usage().exact_tokens(), 96u);
+  EXPECT_EQ(unmarked.ids, cold.ids);
 }
 
 TEST_F(GenerationTest, AutoAndBlendAndNothingBlend) {
