@@ -5,12 +5,14 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <exception>
 #include <map>
 #include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/config/text.h"
 
 namespace tessera::config {
@@ -19,11 +21,27 @@ namespace {
 constexpr int kMostDepth = 16;
 constexpr size_t kMostErrors = 20;
 
+// Whether the quoted text that begins `text` ends: yaml-cpp takes the end of the file for it.
+bool IsClosed(absl::string_view text) {
+  const char quote = text[0];
+  for (size_t i = 1; i < text.size(); ++i) {
+    if (text[i] == '\\' && quote == '"') {
+      ++i;
+    } else if (text[i] == quote) {
+      // Two single quotes stand for one.
+      if (quote == '"' || i + 1 == text.size() || text[i + 1] != quote) return true;
+      ++i;
+    }
+  }
+  return false;
+}
+
 // What a parser's events say, as entries. Depth 1 is the map of options: its scalars are names and
 // values in turn.
 class EntryBuilder final : public YAML::EventHandler {
  public:
-  explicit EntryBuilder(YamlFile* file) : file_(*file) {}
+  // `text` is what is parsed.
+  EntryBuilder(absl::string_view text, YamlFile* file) : text_(text), file_(*file) {}
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
@@ -41,6 +59,11 @@ class EntryBuilder final : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     CheckPlain(mark, tag, anchor);
+    const absl::string_view rest = text_.substr(std::min<size_t>(mark.pos, text_.size()));
+    const bool has_quote = !rest.empty() && (rest[0] == '\'' || rest[0] == '"');
+    if (has_quote && !IsClosed(rest)) {
+      Error(mark, absl::StrCat("the quote has no end: write ", rest.substr(0, 1), " behind it"));
+    }
     OnLeaf(mark, YamlEntry::Kind::kValue, {value, tag == "!"});
   }
 
@@ -126,6 +149,7 @@ class EntryBuilder final : public YAML::EventHandler {
     if (--depth_ == 1) has_name_ = false;
   }
 
+  const absl::string_view text_;
   YamlFile& file_;
   int depth_ = 0;          // of maps and lists that are open
   bool no_map_ = false;    // the whole file is a list
@@ -153,12 +177,13 @@ void Parse(absl::string_view text, EntryBuilder* builder) {
 
 YamlFile ReadYaml(absl::string_view text) {
   YamlFile file;
+  absl::ConsumePrefix(&text, "\xef\xbb\xbf");  // an editor's byte order mark
   if (text.size() > kMostYamlBytes) {
     file.errors.push_back("1: the file is larger than 1 MiB: take away what is no option");
   } else if (!IsPlainUtf8(text)) {
     file.errors.push_back("1: the file is not UTF-8, or has a zero byte");
   } else {
-    EntryBuilder builder(&file);
+    EntryBuilder builder(text, &file);
     Parse(text, &builder);
   }
   return file;

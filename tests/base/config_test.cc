@@ -227,6 +227,16 @@ TEST(ConfigTest, YamlThatIsNoConfigurationIsRefused) {
            {"---\nthreads: 3", "a second document begins"},
            {"cache: [a", "not YAML"},
            {"cache: 'a", "not YAML"},
+           {"cache: 'a\nthreads: 2\n", "g.yaml:2: the quote has no end"},
+           {"listen: éé\r\ncache: 'a\n", "g.yaml:3: the quote has no end"},
+           {"cache: 'it''s\n", "g.yaml:2: the quote has no end"},
+           {"cache: \"a\\\"\n", "g.yaml:2: the quote has no end"},
+           {"cache: 'a'\n'b", "not YAML"},
+           {"cache: 'a' b", "not YAML"},
+           {"workers: [a,\n", "not YAML"},
+           {"workers: [a]]\n", "not YAML"},
+           {"{cache: a\n", "not YAML"},
+           {"cache: a: b\n", "not YAML"},
            {"\tthreads: 2", "not YAML"},
            {"{a: b}: 2", "a value has no name"},
            {"cache: \xff", "not UTF-8"},
@@ -243,6 +253,10 @@ TEST(ConfigTest, YamlThatIsNoConfigurationIsRefused) {
   EXPECT_THAT(worker.Error(), HasSubstr("larger than 1 MiB"));
   worker.files["w"] = "x: " + std::string(100'000, '[');
   EXPECT_THAT(worker.Error(), HasSubstr("w:1: "));
+  worker.files["w"] = "\xef\xbb\xbf\"queue\": 7 # é\r\nmodel_name: 'it''s \"é'\r\nsink: \"bos\"";
+  EXPECT_EQ(worker.Error(), "");
+  EXPECT_EQ(worker.config.model_name(), "it's \"é");
+  EXPECT_EQ(worker.config.queue(), 7u);
   worker.files["w"] = "# nothing\n";
   EXPECT_EQ(worker.Error(), "");
   worker.files.clear();

@@ -114,7 +114,7 @@ class ConfigTest(unittest.TestCase):
         for text, words in (
             ("listen: a:1\nlisten: b:2\n", ":2: 'listen' is there twice, first on line 1"),
             ("a: &x 1\n", ":1: '&' makes an anchor"),
-            ("listen: 'a\n", ": not YAML"),
+            ("listen: 'a\n", ":1: the quote has no end"),
             ("listen: a:1\n---\nlisten: b:1\n", "second document"),
             ("", "is empty"),
             ("#" * (1 << 20) + "\n", "larger than 1 MiB"),
