@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Serving on this machine, with its own three programs: TTFT exact, cold and reordered, prefill and decode rates.
+"""Serving on this machine, with its own three programs: TTFT exact, cold and reordered, prefill and decode rates, of
+one stream and of several at a time.
 
 usage: serving_bench.py [--model NAME] [--chunks 8] [--tokens 2000] [--repeats 5] [--threads 0]
 
@@ -11,6 +12,7 @@ import os
 import pathlib
 import statistics
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
@@ -18,6 +20,7 @@ from cluster import DEFAULT_MODEL, Cluster  # noqa: E402  (needs the path above)
 from serving_client import Prompts, measure, summary, words_per_token  # noqa: E402
 
 DECODE_TOKENS = 128
+STREAMS_AT_A_TIME = (1, 4, 16)
 
 
 def say(text):
@@ -58,6 +61,30 @@ def decode_rate(client, model, repeats):
     return statistics.median(rates)
 
 
+def decode_rates(client, model):
+    """{streams at a time: tokens a second of all together}, from the last first token to the first last one."""
+
+    def stream(index, answers):
+        answers[index] = client.stream("/v1/completions", {
+            "model": model, "prompt": f"Once upon a time, in village {index},", "max_tokens": DECODE_TOKENS,
+            "temperature": 0, "ignore_eos": True})
+
+    rates = {}
+    for count in STREAMS_AT_A_TIME:
+        answers = [None] * count
+        threads = [threading.Thread(target=stream, args=(i, answers)) for i in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # Started within milliseconds of each other, so one clock is near enough.
+        begin = max(a.token_times[0] for a in answers)
+        end = min(a.token_times[-1] for a in answers)
+        tokens = sum(sum(begin < t <= end for t in a.token_times) for a in answers)
+        rates[count] = round(tokens / (end - begin), 1)
+    return rates
+
+
 def prefill_rate(answers):
     """Tokens a second of the full recompute, by the worker's own clock."""
     return statistics.median(
@@ -81,6 +108,7 @@ def run(arguments):
             **summary(answers),
             "prefill_tokens_per_s": round(prefill_rate(answers["exact"])),
             "decode_tokens_per_s": round(decode_rate(client, arguments.model, 3), 1),
+            "decode_tokens_per_s_by_streams": decode_rates(client, arguments.model),
             "worker_peak_mb": round(worker.peak_bytes() / 1e6),
             **processor(),
         }
