@@ -90,7 +90,9 @@ TEST_F(BatchingTest, OneThatLeavesDisturbsNoOther) {
       context.TryCancel();
       while (reader->Read(&response)) {
       }
-      EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+      // OK where the whole answer was here before the client left.
+      const grpc::StatusCode code = reader->Finish().error_code();
+      EXPECT_TRUE(code == grpc::StatusCode::CANCELLED || code == grpc::StatusCode::OK) << code;
     });
   }
   EXPECT_EQ(Generate(kept).ids, alone.ids);
