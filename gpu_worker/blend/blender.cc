@@ -20,15 +20,15 @@ std::vector<uint32_t> BosOf(SinkKind sink, const ModelConfig& model) {
   return {static_cast<uint32_t>(model.bos_token_id)};
 }
 
-std::vector<uint32_t> Joined(const std::vector<std::vector<uint32_t>>& segments) {
+}  // namespace
+
+std::vector<uint32_t> BlendRequest::Ids() const {
   std::vector<uint32_t> ids;
   for (const std::vector<uint32_t>& segment : segments) {
     ids.insert(ids.end(), segment.begin(), segment.end());
   }
   return ids;
 }
-
-}  // namespace
 
 Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest) {
   Layout layout;
@@ -110,7 +110,7 @@ absl::StatusOr<Prefilled> Blender::PrefillShowing(const BlendRequest& request,
 absl::StatusOr<Prefilled> Blender::PrefillBehindPrefix(const BlendRequest& request,
                                                        const CancelFlag& cancelled) {
   Prefilled done;
-  const std::vector<uint32_t> ids = Joined(request.segments);
+  const std::vector<uint32_t> ids = request.Ids();
   done.tokens = static_cast<int64_t>(ids.size());
   done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
   PrefixRun run(&decoder_, &client_, &chunk_prefill_, ids, config_.tokens_per_piece, &cancelled);
@@ -133,7 +133,7 @@ absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
                                                 const CancelFlag& cancelled,
                                                 const Decoder::OnRows* on_rows) {
   Prefilled done;
-  const std::vector<uint32_t> ids = Joined(request.segments);
+  const std::vector<uint32_t> ids = request.Ids();
   for (const std::vector<uint32_t>& segment : request.segments) {
     done.segments.push_back({.tokens = static_cast<int64_t>(segment.size())});
   }

@@ -51,6 +51,9 @@ struct BlendRequest {
   double recompute_ratio = 0.15;
   bool correction = false;
   int64_t max_new_tokens = 0;  // room in the KV memory behind the prompt
+
+  // The prompt: all segments' tokens, joined.
+  std::vector<uint32_t> Ids() const;
 };
 
 // How a segment got its KV.

@@ -51,9 +51,7 @@ absl::Status ChunkRun::Load() {
   if (wanted > 0) {
     std::vector<FetchTarget> targets;
     for (int64_t piece = 0; piece < wanted; ++piece) {
-      targets.push_back({piece_keys_[piece], static_cast<uint32_t>(chunk_->layers()),
-                         static_cast<uint64_t>(chunk_->SliceBytes(piece)),
-                         chunk_->PieceMemory(piece)});
+      targets.push_back(TargetOf(piece_keys_[piece], *chunk_, piece));
     }
     // Both end here: what is late must not be written over what is computed.
     const auto stream = client_.Fetch(std::move(targets), {.timeout = fetch_timeout_});
@@ -73,12 +71,6 @@ absl::Status ChunkRun::Load() {
   return absl::OkStatus();
 }
 
-int64_t ChunkRun::bytes() const {
-  int64_t bytes = 0;
-  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) bytes += BytesOf(piece);
-  return bytes;
-}
-
 int64_t ChunkRun::cached_tokens() const {
   int64_t tokens = 0;
   for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
@@ -91,9 +83,7 @@ std::vector<StoreSource> ChunkRun::Sources() const {
   std::vector<StoreSource> sources;
   for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
     if (!missing_[piece]) continue;
-    sources.push_back({piece_keys_[piece], static_cast<uint32_t>(chunk_->layers()),
-                       static_cast<uint64_t>(chunk_->SliceBytes(piece)), chunk_->PieceMemory(piece),
-                       wanted_.tenant});
+    sources.push_back(SourceOf(piece_keys_[piece], *chunk_, piece, wanted_.tenant));
   }
   return sources;
 }

@@ -42,7 +42,7 @@ class ChunkRun {
   const ChunkKey& key() const { return wanted_.key; }
   const std::vector<ChunkKey>& piece_keys() const { return piece_keys_; }
   int64_t tokens() const { return chunk_->tokens(); }
-  int64_t bytes() const;  // of all pieces
+  int64_t bytes() const { return chunk_->bytes(); }
   // Of the pieces that the cache has.
   int64_t cached_tokens() const;
 
@@ -52,7 +52,6 @@ class ChunkRun {
 
  private:
   absl::Status Load();
-  int64_t BytesOf(int64_t piece) const { return chunk_->SliceBytes(piece) * chunk_->layers(); }
 
   CacheClient& client_;
   ChunkPrefill& prefill_;

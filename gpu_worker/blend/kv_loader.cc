@@ -19,6 +19,17 @@ ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t pie
   return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
 }
 
+FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece) {
+  return {key, static_cast<uint32_t>(chunk.layers()),
+          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)};
+}
+
+StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
+                     const Tenant& tenant) {
+  return {key, static_cast<uint32_t>(chunk.layers()),
+          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece), tenant};
+}
+
 std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
                                    int64_t tokens_per_piece) {
   std::vector<StoreSource> sources;
@@ -27,9 +38,7 @@ std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
     for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
       const ChunkKey key = fresh.block_keys.empty() ? PieceKeyOf(fresh.key, tokens_per_piece, piece)
                                                     : fresh.block_keys[piece];
-      sources.push_back({key, static_cast<uint32_t>(chunk.layers()),
-                         static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece),
-                         fresh.tenant});
+      sources.push_back(SourceOf(key, chunk, piece, fresh.tenant));
     }
   }
   return sources;
@@ -52,10 +61,8 @@ absl::Status KvLoader::Start(const std::vector<WantedChunk>& wanted, absl::Durat
         decoder_.config(), static_cast<int64_t>(want.tokens.size()), tokens_per_piece_);
     state.first_target = targets.size();
     for (int64_t piece = 0; piece < state.chunk->pieces(); ++piece) {
-      targets.push_back({PieceKeyOf(want.key, tokens_per_piece_, piece),
-                         static_cast<uint32_t>(state.chunk->layers()),
-                         static_cast<uint64_t>(state.chunk->SliceBytes(piece)),
-                         state.chunk->PieceMemory(piece)});
+      const ChunkKey key = PieceKeyOf(want.key, tokens_per_piece_, piece);
+      targets.push_back(TargetOf(key, *state.chunk, piece));
     }
     chunks_.push_back(std::move(state));
   }
@@ -103,7 +110,7 @@ absl::Status KvLoader::PrefillFrom(int64_t first_piece, State& state) {
   }
   for (int64_t piece = 0; piece < state.cached_pieces; ++piece) {
     std::memcpy(fresh->PieceMemory(piece), state.chunk->PieceMemory(piece),
-                fresh->SliceBytes(piece) * fresh->layers());
+                fresh->PieceBytes(piece));
   }
   if (state.cached_pieces == 0) state.tier.clear();
   retired_.push_back(std::move(state.chunk));

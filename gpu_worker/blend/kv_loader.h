@@ -93,6 +93,12 @@ class KvLoader {
   std::optional<CancelFlag::Hook> on_cancelled_;
 };
 
+// Piece `piece` of `chunk` under that key, as a fetch fills it and as a store takes it; the chunk
+// must outlive them.
+FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece);
+StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
+                     const Tenant& tenant);
+
 // What to store of `chunks`, which must outlive the store.
 std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks, int64_t tokens_per_piece);
 

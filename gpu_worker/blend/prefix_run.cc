@@ -55,9 +55,7 @@ void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
 void PrefixRun::Fetch(absl::Duration timeout) {
   std::vector<FetchTarget> targets;
   for (int64_t block = 0; block < blocks_; ++block) {
-    targets.push_back({keys_[block], static_cast<uint32_t>(chunk_->layers()),
-                       static_cast<uint64_t>(chunk_->SliceBytes(block)),
-                       chunk_->PieceMemory(block)});
+    targets.push_back(TargetOf(keys_[block], *chunk_, block));
   }
   const auto stream =
       client_.Fetch(std::move(targets), {.timeout = timeout, .stop_at_first_miss = true});

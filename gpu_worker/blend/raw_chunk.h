@@ -37,6 +37,11 @@ class RawChunk {
     return PieceTokens(piece) * 2 * width_ * static_cast<int64_t>(sizeof(Bf16));
   }
 
+  int64_t PieceBytes(int64_t piece) const { return SliceBytes(piece) * layers_; }
+  int64_t bytes() const {
+    return tokens_ * layers_ * 2 * width_ * static_cast<int64_t>(sizeof(Bf16));
+  }
+
   std::byte* PieceMemory(int64_t piece) {
     return reinterpret_cast<std::byte*>(numbers_.get() + PieceStart(piece));
   }

@@ -115,12 +115,14 @@ void Decoder::RunLayer(int64_t layer, absl::Span<const int32_t> positions, const
                   h.Slice(skipped, needed));
 }
 
-Activations Decoder::Logits(Matrix h) const {
+Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
   Activations x(h.rows, h.cols), logits(h.rows, config_.vocab);
   ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
-  ops_->MatMul(x, weights_.head, {}, /*accumulate=*/false, logits);
+  MatMul(x, weights_.head, {}, /*accumulate=*/false, by_row, logits);
   return logits;
 }
+
+Activations Decoder::Logits(Matrix h) const { return LogitsOf(h, /*by_row=*/false); }
 
 absl::StatusOr<Activations> Decoder::RunBlock(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                               int64_t first, int64_t needed,
@@ -174,10 +176,7 @@ Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
     }
     FinishRows(layer, attention, h, /*by_row=*/true);
   }
-  Activations x(h->rows, h->cols), logits(h->rows, config_.vocab);
-  ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
-  ops_->MatMulByRow(x, weights_.head, {}, /*accumulate=*/false, logits);
-  return logits;
+  return LogitsOf(h, /*by_row=*/true);
 }
 
 absl::StatusOr<Activations> Decoder::ExtendShowing(const KvMemory& kv,

@@ -116,6 +116,7 @@ class Decoder {
   // A layer's products, of rows of one request or, `by_row`, of many.
   Qkv ProjectRows(int64_t layer, Matrix h, bool by_row) const;
   void FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const;
+  Activations LogitsOf(Matrix h, bool by_row) const;
   void MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate, bool by_row,
               Matrix out) const;
 

@@ -3,19 +3,15 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
 #include "glog/logging.h"
+#include "gpu_worker/serve/shown_id.h"
 
 namespace tessera {
 namespace {
 
-// Of a request's id, so much is logged.
-constexpr size_t kShownId = 128;
-
 void LogStored(const ChunkWork& work, const ChunkReport& report) {
-  LOG(INFO) << "event=chunk_prefilled request="
-            << absl::CHexEscape(work.request_id.substr(0, kShownId))
+  LOG(INFO) << "event=chunk_prefilled request=" << ShownId(work.request_id)
             << " chunk=" << report.key.ToHex().substr(0, 16) << " tokens=" << report.tokens
             << " cached_tokens=" << report.cached_tokens << " bytes=" << report.bytes
             << " rejected_pieces=" << report.rejected_pieces

@@ -15,14 +15,6 @@ constexpr absl::Duration kStopTimeout = absl::Seconds(5);
 // Requests whose chunks may wait; the bytes are the bound that is met first.
 constexpr size_t kMostJobs = 1024;
 
-int64_t BytesOf(const FreshChunk& fresh) {
-  int64_t bytes = 0;
-  for (int64_t piece = 0; piece < fresh.chunk->pieces(); ++piece) {
-    bytes += fresh.chunk->SliceBytes(piece) * fresh.chunk->layers();
-  }
-  return bytes;
-}
-
 }  // namespace
 
 ChunkWriter::ChunkWriter(CacheClient* client, int64_t tokens_per_piece, int64_t most_bytes)
@@ -52,7 +44,7 @@ ChunkWriter::Room ChunkWriter::TryReserve(int64_t bytes) {
 void ChunkWriter::Write(std::vector<FreshChunk> chunks) {
   Job job;
   for (FreshChunk& fresh : chunks) {
-    Room room = TryReserve(BytesOf(fresh));
+    Room room = TryReserve(fresh.chunk->bytes());
     if (room.bytes() == 0) {
       ++dropped_;
       continue;

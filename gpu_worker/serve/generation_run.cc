@@ -4,19 +4,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/serve/prompt_logprobs.h"
+#include "gpu_worker/serve/shown_id.h"
 
 namespace tessera {
-namespace {
-
-// Of a request's id, so much is logged.
-constexpr size_t kShownId = 128;
-
-}  // namespace
 
 GenerationRun::GenerationRun(std::unique_ptr<Generation> generation, const Decoder* decoder,
                              Blender* blender, ChunkWriter* writer,
@@ -53,9 +47,7 @@ absl::StatusOr<Prefilled> GenerationRun::Prefill() {
   const BlendRequest& prompt = generation_->prompt;
   const CancelFlag& cancelled = *generation_->cancelled;
   if (!generation_->prompt_logprobs) return blender_.Prefill(prompt, cancelled);
-  std::vector<uint32_t> ids;
-  for (const auto& segment : prompt.segments) ids.insert(ids.end(), segment.begin(), segment.end());
-  PromptScorer scorer(&decoder_, std::move(ids), *generation_->prompt_logprobs,
+  PromptScorer scorer(&decoder_, prompt.Ids(), *generation_->prompt_logprobs,
                       [&](const std::vector<PromptLogprob>& positions) {
                         generation_->listener->OnPromptLogprobs(positions);
                       });
@@ -116,8 +108,7 @@ bool GenerationRun::Sample(absl::Span<const float> logits) {
 }
 
 void GenerationRun::Finish(const absl::Status& status) {
-  LOG(INFO) << "event=generated request="
-            << absl::CHexEscape(generation_->request_id.substr(0, kShownId))
+  LOG(INFO) << "event=generated request=" << ShownId(generation_->request_id)
             << " prompt_tokens=" << prefilled_.tokens << " picked=" << prefilled_.picked.size()
             << " queue_ms=" << absl::ToInt64Milliseconds(started_ - generation_->submitted)
             << " prefill_ms=" << absl::ToInt64Milliseconds(prefill_)
