@@ -85,9 +85,7 @@ std::string_view ChunkApi::MethodsOf(std::string_view route) {
 std::unique_ptr<http::Work> ChunkApi::Handle(http::Request request, std::string request_id,
                                              size_t caller, http::Reply& reply) {
   const auto refuse = [&](const absl::Status& status) {
-    http::Response response = ErrorResponse(status);
-    response.headers.emplace_back("X-Request-Id", request_id);
-    reply.Send(std::move(response));
+    reply.Send(ErrorResponse(status));
     return nullptr;
   };
   if (!has_cache()) return refuse(NoCache());
@@ -111,18 +109,15 @@ std::unique_ptr<http::Work> ChunkApi::Handle(http::Request request, std::string 
         absl::StatusOr<http::Response> answer = Answer(*shared);
         return answer.ok() ? *std::move(answer) : ErrorResponse(answer.status());
       },
-      std::move(request_id), reply);
+      reply);
 }
 
-std::unique_ptr<http::Work> ChunkApi::Run(Task::Answer answer, std::string request_id,
-                                          http::Reply& reply) {
+std::unique_ptr<http::Work> ChunkApi::Run(Task::Answer answer, http::Reply& reply) {
   // Places of the queue that ingests count on are not taken.
   if (open_calls_.fetch_add(1) >= options_.max_calls) {
     --open_calls_;
-    http::Response response =
-        ErrorResponse(absl::ResourceExhaustedError("too many requests are waiting: retry later"));
-    response.headers.emplace_back("X-Request-Id", request_id);
-    reply.Send(std::move(response));
+    reply.Send(
+        ErrorResponse(absl::ResourceExhaustedError("too many requests are waiting: retry later")));
     return nullptr;
   }
   return Task::Run(
@@ -132,7 +127,7 @@ std::unique_ptr<http::Work> ChunkApi::Run(Task::Answer answer, std::string reque
         --open_calls_;
         return response;
       },
-      std::move(request_id), reply);
+      reply);
 }
 
 absl::StatusOr<http::Response> ChunkApi::Answer(const http::Request& request) {

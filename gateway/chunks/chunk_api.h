@@ -62,7 +62,7 @@ class ChunkApi final : public ChunkTexts {
                                      http::Reply& reply);
 
   // Answers with what `answer` returns, on a thread that may wait for the cache server.
-  std::unique_ptr<http::Work> Run(Task::Answer answer, std::string request_id, http::Reply& reply);
+  std::unique_ptr<http::Work> Run(Task::Answer answer, http::Reply& reply);
 
   absl::StatusOr<std::string> TextOf(std::string_view id, std::string_view salt) override;
 

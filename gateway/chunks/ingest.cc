@@ -70,9 +70,7 @@ absl::Status Ingest::Start() {
   if (!model_) {
     return absl::UnavailableError("no worker is ready: the model may still be loading");
   }
-  if (!request_.model.empty() && request_.model != model_->name()) {
-    return ModelNotFound(request_.model, model_->name());
-  }
+  RETURN_IF_ERROR(CheckModel(request_.model, model_->name()));
   // Thousands of texts that no cache will take need not be computed first.
   RETURN_IF_ERROR(context_.cache->Ping());
   const size_t lanes =
@@ -81,7 +79,7 @@ absl::Status Ingest::Start() {
   absl::MutexLock lock(&mutex_);
   if (cancelled_) return absl::CancelledError("the client left before its request was started");
   if (request_.stream) {
-    reply_->StartEvents({{"X-Request-Id", request_id_}, {"X-Accel-Buffering", "no"}});
+    reply_->StartEvents({{"X-Accel-Buffering", "no"}});
   }
   outcomes_.resize(request_.texts.size());
   calls_.resize(lanes);
@@ -104,11 +102,7 @@ void Ingest::StopLanes() {
   }
 }
 
-void Ingest::Refuse(const absl::Status& status) {
-  http::Response response = ErrorResponse(status);
-  response.headers.emplace_back("X-Request-Id", request_id_);
-  reply_->Send(std::move(response));
-}
+void Ingest::Refuse(const absl::Status& status) { reply_->Send(ErrorResponse(status)); }
 
 void Ingest::Next(size_t lane) {
   while (true) {
@@ -260,13 +254,9 @@ void Ingest::EndLane() {
 http::Response Ingest::Answer() {
   absl::MutexLock lock(&mutex_);
   const absl::Status common = CommonError();
+  if (!common.ok()) return ErrorResponse(common);
   http::Response response;
-  if (common.ok()) {
-    response.body = json::serialize(List(/*whole=*/true));
-  } else {
-    response = ErrorResponse(common);
-  }
-  response.headers.emplace_back("X-Request-Id", request_id_);
+  response.body = json::serialize(List(/*whole=*/true));
   return response;
 }
 

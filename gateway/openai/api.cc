@@ -185,6 +185,7 @@ std::unique_ptr<http::Work> Api::Handle(http::Request request, http::Reply& repl
   AccessDecision access = access_.Check(request, absl::Now());
   // Nobody learns which routes there are, and no series is made, without a key.
   const RouteName route = absl::IsUnauthenticated(access.status) ? kNoRoute : RouteOf(request.path);
+  access.headers.emplace_back("X-Request-Id", request_id);
   auto exchange = std::make_unique<Exchange>(
       std::move(access.headers),
       [this, name = route.name](int status) { api_metrics_.CountResponse(name, status); }, &reply);
@@ -200,7 +201,6 @@ std::unique_ptr<http::Work> Api::Handle(http::Request request, http::Reply& repl
     refusal = MethodNotAllowed(request.path, route.methods);
   }
   if (refusal) {
-    refusal->headers.emplace_back("X-Request-Id", std::move(request_id));
     exchange->Send(*std::move(refusal));
     return nullptr;
   }
@@ -221,14 +221,12 @@ std::unique_ptr<http::Work> Api::Route(http::Request request, std::string reques
     return chunks_.Handle(std::move(request), std::move(request_id), caller, reply);
   }
   if (request.method == "POST") {
-    return RunTokenizer(std::move(request), std::move(request_id), reply);
+    return RunTokenizer(std::move(request), reply);
   }
   if (request.path == "/cluster") {
-    return chunks_.Run([this] { return Cluster(); }, std::move(request_id), reply);
+    return chunks_.Run([this] { return Cluster(); }, reply);
   }
-  http::Response response = Get(request.path);
-  response.headers.emplace_back("X-Request-Id", std::move(request_id));
-  reply.Send(std::move(response));
+  reply.Send(Get(request.path));
   return nullptr;
 }
 
@@ -257,8 +255,7 @@ std::unique_ptr<http::Work> Api::Complete(Endpoint endpoint, http::Request reque
   return completion;
 }
 
-std::unique_ptr<http::Work> Api::RunTokenizer(http::Request request, std::string request_id,
-                                              http::Reply& reply) {
+std::unique_ptr<http::Work> Api::RunTokenizer(http::Request request, http::Reply& reply) {
   CHECK(options_.text != nullptr);
   const auto shared = std::make_shared<const http::Request>(std::move(request));
   return Task::Run(
@@ -273,7 +270,7 @@ std::unique_ptr<http::Work> Api::RunTokenizer(http::Request request, std::string
                                                       : Detokenize(context, *model, *shared);
         return body.ok() ? JsonResponse(200, *body) : ErrorResponse(body.status());
       },
-      std::move(request_id), reply);
+      reply);
 }
 
 http::Response Api::Get(std::string_view path) {

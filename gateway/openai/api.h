@@ -71,8 +71,7 @@ class Api final : public http::Handler {
                                     http::Reply& reply);
   std::unique_ptr<http::Work> Complete(Endpoint endpoint, http::Request request,
                                        std::string request_id, size_t caller, http::Reply& reply);
-  std::unique_ptr<http::Work> RunTokenizer(http::Request request, std::string request_id,
-                                           http::Reply& reply);
+  std::unique_ptr<http::Work> RunTokenizer(http::Request request, http::Reply& reply);
   http::Response Get(std::string_view path);
   http::Response Health() const;
   http::Response ListModels() const;

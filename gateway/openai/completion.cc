@@ -26,13 +26,7 @@ constexpr size_t kScoreBytes = 100;
 // Of the events of one piece: a connection takes only so much at a time.
 constexpr size_t kMaxEventBytes = 128 << 10;
 
-http::Headers ResponseHeaders(const std::string& request_id) {
-  return {{"X-Request-Id", request_id}};
-}
-
-http::Headers StreamHeaders(const std::string& request_id) {
-  return {{"X-Request-Id", request_id}, {"X-Accel-Buffering", "no"}};
-}
+http::Headers StreamHeaders() { return {{"X-Accel-Buffering", "no"}}; }
 
 size_t HeldBytes(const AnswerDelta& delta) {
   size_t bytes = delta.text.size();
@@ -165,7 +159,7 @@ void Completion::SetUp(const v1::GetModelResponse& model, std::vector<PreparedPr
 // OK when at least one call runs: the last one to end then answers, whatever happened.
 absl::Status Completion::StartCalls(std::vector<PreparedPrompt> prompts) {
   if (request_.stream) {
-    reply_->PromiseEvents(StreamHeaders(request_id_), context_.first_event_within);
+    reply_->PromiseEvents(StreamHeaders(), context_.first_event_within);
   }
   for (size_t i = 0; i < prompts.size(); ++i) {
     v1::GenerateRequest& generate = prompts[i].generate;
@@ -206,9 +200,7 @@ void Completion::Refuse(const absl::Status& status) {
     absl::MutexLock lock(&mutex_);
     Report(status);
   }
-  http::Response response = ErrorResponse(status);
-  for (auto& header : ResponseHeaders(request_id_)) response.headers.push_back(std::move(header));
-  reply_->Send(std::move(response));
+  reply_->Send(ErrorResponse(status));
 }
 
 void Completion::OnEvent(PromptCall& call, const v1::GenerateResponse& event) {
@@ -264,7 +256,7 @@ void Completion::Deliver(PromptCall& call, std::vector<PromptAnswers::Piece> pie
 void Completion::BeginStream() {
   if (stream_begun_) return;
   stream_begun_ = true;
-  reply_->StartEvents(StreamHeaders(request_id_));
+  reply_->StartEvents(StreamHeaders());
 }
 
 void Completion::Gather(size_t choice, PromptAnswers::Piece piece) {
@@ -338,9 +330,6 @@ Completion::LastWords Completion::Conclude() {
     words.response->body = WholeBody();
   } else {
     words.response = ErrorResponse(failure_);
-  }
-  for (auto& header : ResponseHeaders(request_id_)) {
-    words.response->headers.push_back(std::move(header));
   }
   return words;
 }

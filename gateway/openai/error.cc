@@ -78,6 +78,11 @@ absl::Status ModelNotFound(std::string_view asked, std::string_view served) {
                        "model", "model_not_found");
 }
 
+absl::Status CheckModel(std::string_view asked, std::string_view served) {
+  if (asked.empty() || asked == served) return absl::OkStatus();
+  return ModelNotFound(asked, served);
+}
+
 int HttpStatus(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

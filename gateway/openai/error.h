@@ -25,6 +25,8 @@ absl::Status WithParameter(absl::Status status, std::string_view param, std::str
 
 // NOT_FOUND with the code model_not_found.
 absl::Status ModelNotFound(std::string_view asked, std::string_view served);
+// The same, unless it is the served one or none is asked for.
+absl::Status CheckModel(std::string_view asked, std::string_view served);
 
 int HttpStatus(const absl::Status& status);
 

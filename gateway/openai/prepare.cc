@@ -142,11 +142,7 @@ std::string EchoOf(const Prompt& prompt, const SegmentedPrompt& segmented, bool 
                    const Tokenizer& tokenizer, bool skip_special) {
   const auto* const text = std::get_if<std::string>(&prompt);
   if (text != nullptr && whole && segmented.segments.size() == 1) return *text;
-  std::vector<uint32_t> ids;
-  for (const std::vector<uint32_t>& segment : segmented.segments) {
-    ids.insert(ids.end(), segment.begin(), segment.end());
-  }
-  return tokenizer.Decode(ids, skip_special);
+  return tokenizer.Decode(segmented.Ids(), skip_special);
 }
 
 }  // namespace
@@ -206,9 +202,7 @@ absl::StatusOr<PreparedPrompt> Preparer::PrepareOne(const ApiRequest& request, c
 
 absl::StatusOr<std::vector<PreparedPrompt>> Preparer::Prepare(
     const ApiRequest& request, const v1::GetModelResponse& model) const {
-  if (!request.model.empty() && request.model != model.name()) {
-    return ModelNotFound(request.model, model.name());
-  }
+  RETURN_IF_ERROR(CheckModel(request.model, model.name()));
   RETURN_IF_ERROR(CheckBiases(request.sampling, model.vocab_size()));
   std::vector<PreparedPrompt> prepared;
   for (size_t i = 0; i < request.prompts.size(); ++i) {

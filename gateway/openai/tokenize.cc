@@ -32,12 +32,6 @@ absl::Status CheckSize(const http::Request& request) {
                                                  " are taken here: send less at a time"));
 }
 
-// As Fields do for one name.
-absl::Status CheckModel(const std::string& asked, const worker::v1::GetModelResponse& model) {
-  if (asked.empty() || asked == model.name()) return absl::OkStatus();
-  return ModelNotFound(asked, model.name());
-}
-
 struct SegmentPrompt {
   const TokenizeContext& context;
 
@@ -83,7 +77,7 @@ absl::StatusOr<json::object> Tokenize(const TokenizeContext& context,
   fields.Read("add_special_tokens", &add_special_tokens);
   fields.Read("return_token_strs", &return_strings);
   RETURN_IF_ERROR(fields.status());
-  RETURN_IF_ERROR(CheckModel(asked, model));
+  RETURN_IF_ERROR(CheckModel(asked, model.name()));
   ChunkResolver chunks(context.chunk_texts, salt);
   ASSIGN_OR_RETURN(const Prompt prompt, ParsePrompt(body, chunks));
   const bool chat = std::holds_alternative<ChatPrompt>(prompt);
@@ -92,10 +86,7 @@ absl::StatusOr<json::object> Tokenize(const TokenizeContext& context,
     // Whatever it is called, it is about what the client sent.
     return ParameterError(chat ? "messages" : "prompt", StdView(segmented.status().message()));
   }
-  std::vector<uint32_t> ids;
-  for (const std::vector<uint32_t>& segment : segmented->segments) {
-    ids.insert(ids.end(), segment.begin(), segment.end());
-  }
+  std::vector<uint32_t> ids = segmented->Ids();
   const std::optional<uint32_t> bos = context.text->completion_bos;
   const bool text = !chat && !std::holds_alternative<std::vector<uint32_t>>(prompt);
   if (text && !add_special_tokens && bos && !ids.empty() && ids.front() == *bos) {
@@ -129,7 +120,7 @@ absl::StatusOr<json::object> Detokenize(const TokenizeContext& context,
       tokens != nullptr && tokens->is_array() ? TokenIds(tokens->get_array()) : std::nullopt;
   if (!ids) fields.Fail("tokens", "must be an array of token ids");
   RETURN_IF_ERROR(fields.status());
-  RETURN_IF_ERROR(CheckModel(asked, model));
+  RETURN_IF_ERROR(CheckModel(asked, model.name()));
   for (const uint32_t id : *ids) {
     if (id < context.text->tokenizer->vocab_size()) continue;
     return ParameterError(

@@ -217,6 +217,14 @@ size_t SegmentedPrompt::token_count() const {
   return count;
 }
 
+std::vector<uint32_t> SegmentedPrompt::Ids() const {
+  std::vector<uint32_t> ids;
+  for (const std::vector<uint32_t>& segment : segments) {
+    ids.insert(ids.end(), segment.begin(), segment.end());
+  }
+  return ids;
+}
+
 absl::StatusOr<SegmentedPrompt> SegmentCompletion(const ModelText& model, std::string_view prompt,
                                                   const SegmenterOptions& options) {
   if (prompt.empty()) return absl::InvalidArgumentError("prompt is empty: give it some text");

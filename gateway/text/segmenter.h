@@ -36,6 +36,9 @@ struct SegmentedPrompt {
 
   // Length of the whole prompt.
   size_t token_count() const;
+
+  // The whole prompt: all segments' ids, joined.
+  std::vector<uint32_t> Ids() const;
 };
 
 // Cuts `prompt` at the separator: "lead # # chunk # # chunk # # question". Without a separator the
