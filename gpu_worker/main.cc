@@ -31,7 +31,8 @@ int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_
 EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model) {
   EngineOptions options;
   options.queue = config.queue();
-  options.max_running = config.max_running();
+  options.scheduler.max_running = config.max_running();
+  options.priority_step = absl::Milliseconds(config.priority_step());
   const int64_t bytes =
       config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;
   options.kv_tokens = bytes / KvMemory::BytesPerToken(model);

@@ -9,13 +9,16 @@
 namespace tessera {
 
 BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
-                   const BlendRequest& request, const std::atomic<bool>& cancelled)
+                   const BlendRequest& request, PromptMemory memory,
+                   const std::atomic<bool>& cancelled)
     : decoder_(decoder),
       ops_(decoder.ops()),
       loader_(loader),
       config_(config),
       request_(request),
       cancelled_(cancelled),
+      kv_(std::move(memory.kv)),
+      resident_tokens_(memory.resident_tokens),
       placed_(decoder.config().layers, false) {
   for (size_t i = 0; i < request.segments.size(); ++i) {
     const std::vector<uint32_t>& segment = request.segments[i];
@@ -35,29 +38,32 @@ BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& 
     }
   }
   prompt_rows_.count = static_cast<int64_t>(ids_.size());
-  kv_ = KvMemory(decoder.config(), prompt_rows_.count + request.max_new_tokens);
+  CHECK_GE(kv_.capacity(), prompt_rows_.count);
 }
 
 absl::Status BlendRun::CheckCancelled() const {
   return cancelled_ ? absl::CancelledError("the request was cancelled") : absl::OkStatus();
 }
 
-absl::StatusOr<Prefilled> BlendRun::Run() {
+Steps<absl::StatusOr<Prefilled>> BlendRun::Run() {
   Activations h;
   int64_t layer = 0;
   if (request_.policy.needs_deviation() && !prompt_rows_.candidates.empty()) {
-    ASSIGN_OR_RETURN(h, RunCheckLayers());
+    CO_ASSIGN_OR_RETURN(h, co_await RunCheckLayers());
     layer = config_.check_layer + 1;
   } else {
     std::vector<float> scores;
     if (request_.policy.needs_query_pass() && !prompt_rows_.candidates.empty()) {
-      ASSIGN_OR_RETURN(scores, QueryScores());
+      CO_ASSIGN_OR_RETURN(scores, co_await QueryScores());
     }
     Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
     h = decoder_.Embed(ChosenIds());
   }
-  for (; layer < decoder_.config().layers; ++layer) RETURN_IF_ERROR(RecomputeLayer(layer, h));
-  return Report(h);
+  for (; layer < decoder_.config().layers; ++layer) {
+    co_await NextStep();
+    CO_RETURN_IF_ERROR(RecomputeLayer(layer, h));
+  }
+  co_return Report(h);
 }
 
 absl::Status BlendRun::PlaceLayer(int64_t layer) {
@@ -67,6 +73,7 @@ absl::Status BlendRun::PlaceLayer(int64_t layer) {
   for (size_t i = 0; i < places_.size(); ++i) {
     const RawChunk& chunk = loader_.chunk(i);
     for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
+      if (i == 0 && chunk.FirstToken(piece) < resident_tokens_) continue;
       ops_.PlaceSlice(chunk.Slice(piece, layer), places_[i].start + chunk.FirstToken(piece),
                       decoder_.rope(), kv_.Layer(layer));
     }
@@ -77,7 +84,7 @@ absl::Status BlendRun::PlaceLayer(int64_t layer) {
 
 // One pass of the suffix alone over the placed chunks. Its own K and V stay in the memory until the
 // recompute overwrites them.
-absl::StatusOr<std::vector<float>> BlendRun::QueryScores() {
+Steps<absl::StatusOr<std::vector<float>>> BlendRun::QueryScores() {
   const absl::Span<const uint32_t> suffix = absl::MakeConstSpan(ids_).subspan(suffix_start_);
   const std::vector<int32_t> positions = PositionsFrom(suffix_start_, suffix.size());
   const bool by_norm = request_.policy.kind() == SelectionPolicy::Kind::kQueryV;
@@ -85,7 +92,8 @@ absl::StatusOr<std::vector<float>> BlendRun::QueryScores() {
   std::vector<float> scores(ids_.size(), 0.0f);
   const Activations h = decoder_.Embed(suffix);
   for (int64_t layer = 0; layer < layers; ++layer) {
-    RETURN_IF_ERROR(PlaceLayer(layer));
+    if (layer > 0) co_await NextStep();
+    CO_RETURN_IF_ERROR(PlaceLayer(layer));
     const LayerKv memory = kv_.Layer(layer);
     Qkv fresh = decoder_.ProjectQkv(layer, h);
     ops_.Rotate(fresh.q, positions, decoder_.rope());
@@ -95,21 +103,21 @@ absl::StatusOr<std::vector<float>> BlendRun::QueryScores() {
     ops_.AttendScored(fresh.q, positions, memory, by_norm, attention, absl::MakeSpan(scores));
     if (layer + 1 < layers) decoder_.FinishLayer(layer, attention, h);
   }
-  return scores;
+  co_return scores;
 }
 
 // CacheBlend's way: all rows run up to the check layer, where each cached row's deviation is known.
-absl::StatusOr<Activations> BlendRun::RunCheckLayers() {
+Steps<absl::StatusOr<Activations>> BlendRun::RunCheckLayers() {
   const std::vector<int32_t> all = PositionsFrom(0, prompt_rows_.count);
   const int64_t check = config_.check_layer;
   const Activations h = decoder_.Embed(ids_);
   for (int64_t layer = 0; layer < check; ++layer) {
-    RETURN_IF_ERROR(CheckCancelled());
     decoder_.RunLayer(layer, all, kv_, h, h->rows);
     placed_[layer] = true;  // with fresh rows only
+    co_await NextStep();
   }
   Qkv fresh = decoder_.ProjectQkv(check, h);
-  ASSIGN_OR_RETURN(const std::vector<float> scores, DeviationScores(check, fresh));
+  CO_ASSIGN_OR_RETURN(const std::vector<float> scores, DeviationScores(check, fresh));
   Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
   // Fresh K and V of every row are at hand in this layer: all are used, only the chosen rows go on.
   const auto count = static_cast<int64_t>(rows_.size());
@@ -119,7 +127,7 @@ absl::StatusOr<Activations> BlendRun::RunCheckLayers() {
   fresh.q = std::move(q);
   decoder_.AttendAndFinish(check, fresh, all, rows_, kv_, chosen);
   placed_[check] = true;
-  return chosen;
+  co_return chosen;
 }
 
 absl::StatusOr<std::vector<float>> BlendRun::DeviationScores(int64_t layer, const Qkv& fresh) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/steps.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/kv_loader.h"
 
@@ -16,11 +17,12 @@ namespace tessera {
 // The steps of DESIGN: load, (query pass,) choose, recompute layer by layer.
 class BlendRun {
  public:
+  // All references must outlive it.
   BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
-           const BlendRequest& request, const std::atomic<bool>& cancelled);
+           const BlendRequest& request, PromptMemory memory, const std::atomic<bool>& cancelled);
 
-  // The loader has been started with all segments but the last, in order.
-  absl::StatusOr<Prefilled> Run();
+  // The loader has been started with all segments but the last, in order. A layer is a step.
+  Steps<absl::StatusOr<Prefilled>> Run();
 
  private:
   // A chunk's place in the prompt.
@@ -32,10 +34,10 @@ class BlendRun {
 
   absl::Status CheckCancelled() const;
   absl::Status PlaceLayer(int64_t layer);
-  absl::StatusOr<std::vector<float>> QueryScores();
+  Steps<absl::StatusOr<std::vector<float>>> QueryScores();
   absl::StatusOr<std::vector<float>> DeviationScores(int64_t layer, const Qkv& fresh);
   void Choose(std::vector<int32_t> picked);
-  absl::StatusOr<Activations> RunCheckLayers();
+  Steps<absl::StatusOr<Activations>> RunCheckLayers();
   absl::Status RecomputeLayer(int64_t layer, Activations& h);
   std::vector<CorrectionTask> CorrectionTasks(int64_t layer) const;
   std::vector<uint32_t> ChosenIds() const;
@@ -52,7 +54,8 @@ class BlendRun {
   std::vector<Place> places_;  // one per chunk
   PromptRows prompt_rows_;
   KvMemory kv_;
-  std::vector<bool> placed_;  // by layer
+  const int64_t resident_tokens_;  // of the lead, in kv_ from the start
+  std::vector<bool> placed_;       // by layer
   std::vector<int32_t> picked_;
   std::vector<int32_t> rows_;  // computed in every layer: picked and suffix, ascending
 };

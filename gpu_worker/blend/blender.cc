@@ -30,6 +30,14 @@ std::vector<uint32_t> BlendRequest::Ids() const {
   return ids;
 }
 
+int64_t BlendRequest::Tokens() const {
+  int64_t tokens = 0;
+  for (const std::vector<uint32_t>& segment : segments) {
+    tokens += static_cast<int64_t>(segment.size());
+  }
+  return tokens;
+}
+
 Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest) {
   Layout layout;
   layout.model_digest = weights_digest;
@@ -74,13 +82,59 @@ std::unique_ptr<ChunkRun> Blender::MakeChunkRun(absl::Span<const uint32_t> token
                                     FetchTimeout(static_cast<int64_t>(tokens.size())), cancelled);
 }
 
-absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
-                                           const CancelFlag& cancelled) {
-  CHECK(!request.segments.empty());
-  if (request.exact || request.segments.size() == 1) {
-    return request.prefixes ? PrefillBehindPrefix(request, cancelled)
-                            : PrefillExact(request, cancelled, nullptr);
+namespace {
+
+// Whether a full prefill runs, whatever chunks there are.
+bool IsPlain(const BlendRequest& request) { return request.exact || request.segments.size() == 1; }
+
+}  // namespace
+
+std::vector<ChunkKey> Blender::PrefixKeys(const BlendRequest& request) const {
+  std::vector<uint32_t> ids;
+  int64_t tokens = 0;  // that may be shared
+  if (IsPlain(request)) {
+    if (!request.prefixes) return {};
+    ids = request.Ids();
+    tokens = static_cast<int64_t>(ids.size()) - 1;  // the last one's logits are wanted
+  } else {
+    // The hkvd policies compute the lead again in their first layers, in f32.
+    if (request.policy.needs_deviation()) return {};
+    ids = request.segments.front();
+    tokens = static_cast<int64_t>(ids.size());
   }
+  std::vector<ChunkKey> keys;
+  ChunkKey parent = MakePrefixRoot(fingerprint_, request.salt);
+  const int64_t step = config_.tokens_per_piece;
+  for (int64_t first = 0; first + step <= tokens; first += step) {
+    parent = MakeBlockKey(parent, absl::MakeConstSpan(ids).subspan(first, step));
+    keys.push_back(parent);
+  }
+  return keys;
+}
+
+Steps<absl::StatusOr<Prefilled>> Blender::Prefilling(const BlendRequest& request,
+                                                     PromptMemory memory,
+                                                     const CancelFlag& cancelled,
+                                                     Decoder::OnRows on_rows) {
+  CHECK(!request.segments.empty());
+  if (on_rows) return PrefillingExact(request, std::move(memory), std::move(on_rows));
+  if (!IsPlain(request)) return Blending(request, std::move(memory), cancelled);
+  if (!request.prefixes) return PrefillingExact(request, std::move(memory), nullptr);
+  return PrefillingBehindPrefix(request, std::move(memory), cancelled);
+}
+
+absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const CancelFlag& cancelled,
+                                           Decoder::OnRows on_rows) {
+  KvMemory kv(decoder_.config(), request.Tokens() + request.max_new_tokens);
+  auto steps = Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows));
+  do {
+    if (cancelled.IsSet()) return absl::CancelledError("the request was cancelled");
+  } while (steps.Step() != StepState::kDone);
+  return steps.TakeResult();
+}
+
+Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, PromptMemory memory,
+                                                   const CancelFlag& cancelled) {
   int64_t tokens = 0;
   std::vector<WantedChunk> wanted;
   for (size_t i = 0; i + 1 < request.segments.size(); ++i) {
@@ -94,28 +148,24 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request,
   }
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, config_.tokens_per_piece, config_.layerwise,
                   &cancelled);
-  RETURN_IF_ERROR(loader.Start(wanted, FetchTimeout(tokens)));
-  BlendRun run(decoder_, loader, config_, request, cancelled.value());
-  ASSIGN_OR_RETURN(Prefilled done, run.Run());
+  CO_RETURN_IF_ERROR(loader.Start(wanted, FetchTimeout(tokens)));
+  BlendRun run(decoder_, loader, config_, request, std::move(memory), cancelled.value());
+  CO_ASSIGN_OR_RETURN(Prefilled done, co_await run.Run());
   if (request.store) done.fresh = loader.TakeFresh();
-  return done;
+  co_return done;
 }
 
-absl::StatusOr<Prefilled> Blender::PrefillShowing(const BlendRequest& request,
-                                                  const CancelFlag& cancelled,
-                                                  Decoder::OnRows on_rows) {
-  return PrefillExact(request, cancelled, &on_rows);
-}
-
-absl::StatusOr<Prefilled> Blender::PrefillBehindPrefix(const BlendRequest& request,
-                                                       const CancelFlag& cancelled) {
+Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequest& request,
+                                                                 PromptMemory memory,
+                                                                 const CancelFlag& cancelled) {
   Prefilled done;
   const std::vector<uint32_t> ids = request.Ids();
   done.tokens = static_cast<int64_t>(ids.size());
-  done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
-  PrefixRun run(&decoder_, &client_, &chunk_prefill_, ids, config_.tokens_per_piece, &cancelled);
-  ASSIGN_OR_RETURN(const Activations last, run.Run(MakePrefixRoot(fingerprint_, request.salt),
-                                                   FetchTimeout(done.tokens), done.kv));
+  done.kv = std::move(memory.kv);
+  PrefixRun run(&decoder_, &client_, &chunk_prefill_, ids, PrefixKeys(request),
+                config_.tokens_per_piece, memory.resident_tokens / config_.tokens_per_piece,
+                &cancelled);
+  CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(FetchTimeout(done.tokens), done.kv));
   int64_t cached = run.cached_tokens();
   for (const std::vector<uint32_t>& segment : request.segments) {
     SegmentOutcome outcome = {.tokens = static_cast<int64_t>(segment.size()), .exact = true};
@@ -126,25 +176,23 @@ absl::StatusOr<Prefilled> Blender::PrefillBehindPrefix(const BlendRequest& reque
   }
   if (request.store) done.fresh = run.TakeFresh(MakeTenant(request.salt));
   SetLogits(last, &done);
-  return done;
+  co_return done;
 }
 
-absl::StatusOr<Prefilled> Blender::PrefillExact(const BlendRequest& request,
-                                                const CancelFlag& cancelled,
-                                                const Decoder::OnRows* on_rows) {
+Steps<absl::StatusOr<Prefilled>> Blender::PrefillingExact(const BlendRequest& request,
+                                                          PromptMemory memory,
+                                                          Decoder::OnRows on_rows) {
   Prefilled done;
   const std::vector<uint32_t> ids = request.Ids();
   for (const std::vector<uint32_t>& segment : request.segments) {
     done.segments.push_back({.tokens = static_cast<int64_t>(segment.size())});
   }
   done.tokens = static_cast<int64_t>(ids.size());
-  done.kv = KvMemory(decoder_.config(), done.tokens + request.max_new_tokens);
-  ASSIGN_OR_RETURN(const Activations last,
-                   on_rows == nullptr
-                       ? decoder_.Extend(done.kv, ids, 0, cancelled.value())
-                       : decoder_.ExtendShowing(done.kv, ids, 0, cancelled.value(), *on_rows));
+  done.kv = std::move(memory.kv);
+  CO_ASSIGN_OR_RETURN(const Activations last,
+                      co_await decoder_.Extending(done.kv, ids, 0, std::move(on_rows)));
   SetLogits(last, &done);
-  return done;
+  co_return done;
 }
 
 void Blender::SetLogits(Matrix last, Prefilled* prefilled) const {

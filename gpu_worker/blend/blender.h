@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/cancel_flag.h"
+#include "base/steps.h"
 #include "cache_server/chunk/layout.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -50,10 +51,19 @@ struct BlendRequest {
   SelectionPolicy policy;
   double recompute_ratio = 0.15;
   bool correction = false;
-  int64_t max_new_tokens = 0;  // room in the KV memory behind the prompt
+  int64_t max_new_tokens = 0;  // of an answer
 
   // The prompt: all segments' tokens, joined.
   std::vector<uint32_t> Ids() const;
+  // How many these are.
+  int64_t Tokens() const;
+};
+
+// Where a prompt's KV goes: memory for all of it, whose first slots may hold a prefix of it
+// already.
+struct PromptMemory {
+  KvMemory kv;
+  int64_t resident_tokens = 0;  // whole pieces of those that PrefixKeys names
 };
 
 // How a segment got its KV.
@@ -81,13 +91,21 @@ class Blender {
   Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fingerprint,
           const BlendConfig& config);
 
-  // CANCELLED when `cancelled` is set; no other error: a cache that fails only makes it slower.
-  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const CancelFlag& cancelled);
+  // A prompt's way to its first logits; a layer is a step. The request and `cancelled` must outlive
+  // it. With `on_rows` it is a full prefill, whatever the request says, that shows every row
+  // (Decoder::Extending). CANCELLED when `cancelled` is set, and what `on_rows` returns; no other
+  // error: a cache that fails only makes it slower.
+  Steps<absl::StatusOr<Prefilled>> Prefilling(const BlendRequest& request, PromptMemory memory,
+                                              const CancelFlag& cancelled,
+                                              Decoder::OnRows on_rows = nullptr);
 
-  // A full prefill, whatever the request says, that shows every row (Decoder::ExtendShowing).
-  // CANCELLED, and what `on_rows` returns.
-  absl::StatusOr<Prefilled> PrefillShowing(const BlendRequest& request, const CancelFlag& cancelled,
-                                           Decoder::OnRows on_rows);
+  // The same at once, in memory of its own with room for max_new_tokens.
+  absl::StatusOr<Prefilled> Prefill(const BlendRequest& request, const CancelFlag& cancelled,
+                                    Decoder::OnRows on_rows = nullptr);
+
+  // Keys of the prompt's first pieces whose KV other prompts that begin alike may use as it is in
+  // Prefilled::kv (MakeBlockKey). Empty for what is not rounded as the cache has it.
+  std::vector<ChunkKey> PrefixKeys(const BlendRequest& request) const;
 
   // A segment to be computed alone and stored, under the key that a prompt with this segment asks
   // for. `tokens` and `cancelled` must outlive it; it and prompts may take turns. Not with the sink
@@ -102,10 +120,13 @@ class Blender {
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:
-  absl::StatusOr<Prefilled> PrefillBehindPrefix(const BlendRequest& request,
-                                                const CancelFlag& cancelled);
-  absl::StatusOr<Prefilled> PrefillExact(const BlendRequest& request, const CancelFlag& cancelled,
-                                         const Decoder::OnRows* on_rows);
+  Steps<absl::StatusOr<Prefilled>> Blending(const BlendRequest& request, PromptMemory memory,
+                                            const CancelFlag& cancelled);
+  Steps<absl::StatusOr<Prefilled>> PrefillingBehindPrefix(const BlendRequest& request,
+                                                          PromptMemory memory,
+                                                          const CancelFlag& cancelled);
+  Steps<absl::StatusOr<Prefilled>> PrefillingExact(const BlendRequest& request, PromptMemory memory,
+                                                   Decoder::OnRows on_rows);
   void SetLogits(Matrix last, Prefilled* prefilled) const;
   WantedChunk Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
                    const std::string& salt) const;

@@ -42,22 +42,32 @@ absl::StatusOr<KvMemory> ChunkPrefill::Begin(absl::Span<const uint32_t> sink, in
   return kv;
 }
 
-absl::Status ChunkPrefill::RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens,
-                                    int64_t piece, const std::atomic<bool>& cancelled,
-                                    const KvMemory& kv, RawChunk& chunk) {
+Steps<absl::Status> ChunkPrefill::RunningPiece(int64_t sink_tokens,
+                                               absl::Span<const uint32_t> tokens, int64_t piece,
+                                               const KvMemory& kv, RawChunk& chunk) {
   const int64_t first = chunk.FirstToken(piece), count = chunk.PieceTokens(piece);
   const std::vector<int32_t> positions = PositionsFrom(sink_tokens + first, count);
   const Activations h = decoder_.Embed(tokens.subspan(first, count));
   const int64_t layers = decoder_.config().layers;
   for (int64_t layer = 0; layer < layers; ++layer) {
-    if (cancelled) return absl::CancelledError("the request was cancelled");
+    if (layer > 0) co_await NextStep();
     Qkv fresh = decoder_.ProjectQkv(layer, h);
     decoder_.ops().RoundToSlice(fresh.k, fresh.v, chunk.SliceK(piece, layer),
                                 chunk.SliceV(piece, layer));
     if (layer + 1 == layers) break;  // nobody reads what it would give
     decoder_.AttendAndFinish(layer, fresh, positions, positions, kv, h);
   }
-  return absl::OkStatus();
+  co_return absl::OkStatus();
+}
+
+absl::Status ChunkPrefill::RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens,
+                                    int64_t piece, const std::atomic<bool>& cancelled,
+                                    const KvMemory& kv, RawChunk& chunk) {
+  auto steps = RunningPiece(sink_tokens, tokens, piece, kv, chunk);
+  do {
+    if (cancelled) return absl::CancelledError("the request was cancelled");
+  } while (steps.Step() != StepState::kDone);
+  return steps.TakeResult();
 }
 
 absl::Status ChunkPrefill::Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "base/steps.h"
 #include "gpu_worker/blend/raw_chunk.h"
 #include "gpu_worker/model/decoder.h"
 
@@ -35,6 +36,10 @@ class ChunkPrefill {
                                  const std::atomic<bool>& cancelled, const RawChunk& chunk);
   absl::Status RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens, int64_t piece,
                         const std::atomic<bool>& cancelled, const KvMemory& kv, RawChunk& chunk);
+
+  // RunPiece, a layer a step. All references must outlive it.
+  Steps<absl::Status> RunningPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens,
+                                   int64_t piece, const KvMemory& kv, RawChunk& chunk);
 
  private:
   absl::Status PlaceSink(absl::Span<const uint32_t> sink, const std::atomic<bool>& cancelled,

@@ -4,46 +4,47 @@
 
 #include "base/status_macros.h"
 #include "glog/logging.h"
+#include "gpu_worker/blend/resident_prefixes.h"
 
 namespace tessera {
 
 PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                     absl::Span<const uint32_t> ids, int64_t tokens_per_block,
-                     const CancelFlag* cancelled)
+                     absl::Span<const uint32_t> ids, std::vector<ChunkKey> keys,
+                     int64_t tokens_per_block, int64_t resident, const CancelFlag* cancelled)
     : decoder_(*decoder),
       client_(*client),
       prefill_(*prefill),
       ids_(ids),
       tokens_per_block_(tokens_per_block),
-      blocks_((static_cast<int64_t>(ids.size()) - 1) / tokens_per_block),
+      blocks_(static_cast<int64_t>(keys.size())),
       cancelled_(*cancelled),
+      keys_(std::move(keys)),
+      resident_(resident),
       chunk_(std::make_unique<RawChunk>(decoder->config(), blocks_ * tokens_per_block,
-                                        tokens_per_block)) {
-  CHECK(!ids.empty());
+                                        tokens_per_block)),
+      cached_blocks_(resident) {
+  CHECK_GT(static_cast<int64_t>(ids.size()), blocks_ * tokens_per_block);
+  CHECK_LE(resident, blocks_);
+  if (resident > 0) tier_ = kWorkerTier;
 }
 
-absl::StatusOr<Activations> PrefixRun::Run(const ChunkKey& root, absl::Duration fetch_timeout,
-                                           const KvMemory& kv) {
-  ChunkKey parent = root;
-  for (int64_t block = 0; block < blocks_; ++block) {
-    parent = MakeBlockKey(parent, ids_.subspan(block * tokens_per_block_, tokens_per_block_));
-    keys_.push_back(parent);
-  }
-  if (blocks_ > 0) Fetch(fetch_timeout);
+Steps<absl::StatusOr<Activations>> PrefixRun::Run(absl::Duration fetch_timeout,
+                                                  const KvMemory& kv) {
+  if (blocks_ > resident_) Fetch(fetch_timeout);
   // All that was cancelled looks like a miss here, and is not to be computed.
-  if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
+  if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
   const int64_t layers = chunk_->layers();
-  for (int64_t block = 0; block < cached_blocks_; ++block) {
+  for (int64_t block = resident_; block < cached_blocks_; ++block) {
     for (int64_t layer = 0; layer < layers; ++layer) Place(block, layer, kv);
   }
   for (int64_t block = cached_blocks_; block < blocks_; ++block) {
-    RETURN_IF_ERROR(
-        prefill_.RunPiece(/*sink_tokens=*/0, ids_, block, cancelled_.value(), kv, *chunk_));
-    // No row of a chunk attends to its last layer, so RunPiece leaves that out of the memory.
+    CO_RETURN_IF_ERROR(co_await prefill_.RunningPiece(/*sink_tokens=*/0, ids_, block, kv, *chunk_));
+    // No row of a chunk attends to its last layer, so that is not in the memory yet.
     Place(block, layers - 1, kv);
+    co_await NextStep();
   }
   const int64_t rest = blocks_ * tokens_per_block_;
-  return decoder_.Extend(kv, ids_.subspan(rest), rest, cancelled_.value());
+  co_return co_await decoder_.Extending(kv, ids_.subspan(rest), rest);
 }
 
 void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
@@ -54,19 +55,18 @@ void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
 // The stream ends here: what is late must not be written over what is computed.
 void PrefixRun::Fetch(absl::Duration timeout) {
   std::vector<FetchTarget> targets;
-  for (int64_t block = 0; block < blocks_; ++block) {
+  for (int64_t block = resident_; block < blocks_; ++block) {
     targets.push_back(TargetOf(keys_[block], *chunk_, block));
   }
   const auto stream =
       client_.Fetch(std::move(targets), {.timeout = timeout, .stop_at_first_miss = true});
   const CancelFlag::Hook on_cancelled(cancelled_, [&] { stream->Cancel(); });
   const std::vector<std::string> tiers = stream->WaitForHeader();
-  while (cached_blocks_ < blocks_ && !tiers[cached_blocks_].empty()) {
+  for (; cached_blocks_ < blocks_ && !tiers[cached_blocks_ - resident_].empty(); ++cached_blocks_) {
     for (uint32_t layer = 0; layer < chunk_->layers(); ++layer) {
-      if (!stream->WaitForSlice(cached_blocks_, layer)) return;
+      if (!stream->WaitForSlice(cached_blocks_ - resident_, layer)) return;
     }
     if (cached_blocks_ == 0) tier_ = tiers[0];
-    ++cached_blocks_;
   }
 }
 

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/cancel_flag.h"
+#include "base/steps.h"
 #include "cache_server/chunk/key.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -26,16 +27,18 @@ namespace tessera {
 // the cache. At least the last token is computed. For one request, on one thread.
 class PrefixRun {
  public:
-  // All pointers and `ids` (not empty) must outlive it.
+  // keys: of the prompt's blocks (MakeBlockKey), all but those of its last token or later. The
+  // first `resident` blocks are in the KV memory already. All pointers and `ids` (not empty) must
+  // outlive it.
   PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-            absl::Span<const uint32_t> ids, int64_t tokens_per_block, const CancelFlag* cancelled);
+            absl::Span<const uint32_t> ids, std::vector<ChunkKey> keys, int64_t tokens_per_block,
+            int64_t resident, const CancelFlag* cancelled);
 
-  // Fills positions 0 .. ids.size() - 1 of `kv`; returns the last hidden row. A cache that fails
-  // has nothing. root: MakePrefixRoot. CANCELLED only.
-  absl::StatusOr<Activations> Run(const ChunkKey& root, absl::Duration fetch_timeout,
-                                  const KvMemory& kv);
+  // Fills positions 0 .. ids.size() - 1 of `kv`, which must outlive it; gives the last hidden row.
+  // A cache that fails has nothing. CANCELLED only.
+  Steps<absl::StatusOr<Activations>> Run(absl::Duration fetch_timeout, const KvMemory& kv);
 
-  // First tokens that came from the cache, and the tier they came from.
+  // First tokens that were resident or came from the cache, and the tier they came from.
   int64_t cached_tokens() const { return cached_blocks_ * tokens_per_block_; }
   const std::string& tier() const { return tier_; }
 
@@ -54,8 +57,9 @@ class PrefixRun {
   const int64_t blocks_;
   const CancelFlag& cancelled_;
   std::vector<ChunkKey> keys_;
+  const int64_t resident_;
   std::unique_ptr<RawChunk> chunk_;
-  int64_t cached_blocks_ = 0;
+  int64_t cached_blocks_;
   std::string tier_;
 };
 

@@ -22,17 +22,38 @@ struct RopeTable {
   std::vector<float> sin;
 };
 
-// One layer of a request's KV memory: [kv_head][capacity][head_dim]. Slot p holds position p; K is
-// rotated.
+// One layer of a request's KV memory, a slot for every position; K is rotated. Without `blocks` it
+// is [kv_head][capacity][head_dim], slot p after slot p - 1. With them it is a part of a pool
+// [kv_head][pool_slots][head_dim], in blocks of kBlockSlots: blocks[i] holds slots i * kBlockSlots
+// ...
 struct LayerKv {
+  static constexpr int64_t kBlockSlots = 64;
+
   float* k = nullptr;
   float* v = nullptr;
-  int64_t capacity = 0;
+  int64_t capacity = 0;  // slots
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  const int32_t* blocks = nullptr;  // [ceil(capacity / kBlockSlots)]
+  int64_t pool_slots = 0;
 
-  float* K(int64_t head, int64_t slot) const { return k + (head * capacity + slot) * head_dim; }
-  float* V(int64_t head, int64_t slot) const { return v + (head * capacity + slot) * head_dim; }
+  float* K(int64_t head, int64_t slot) const { return k + Row(head, slot) * head_dim; }
+  float* V(int64_t head, int64_t slot) const { return v + Row(head, slot) * head_dim; }
+
+  // Of the slots from `slot` on, at most `most`: how many stand one after the other in memory.
+  int64_t Run(int64_t slot, int64_t most) const {
+    if (blocks == nullptr) return most;
+    int64_t block = slot / kBlockSlots;
+    int64_t run = (block + 1) * kBlockSlots - slot;
+    for (; run < most && blocks[block + 1] == blocks[block] + 1; ++block) run += kBlockSlots;
+    return run < most ? run : most;
+  }
+
+ private:
+  int64_t Row(int64_t head, int64_t slot) const {
+    if (blocks == nullptr) return head * capacity + slot;
+    return head * pool_slots + blocks[slot / kBlockSlots] * kBlockSlots + slot % kBlockSlots;
+  }
 };
 
 // One layer of one piece as the cache holds it: K before RoPE, then V, each

@@ -91,7 +91,6 @@ void Decoder::FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row)
 
 void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
   FinishRows(layer, attention, h, /*by_row=*/false);
-  if (pause_) pause_();
 }
 
 void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
@@ -124,34 +123,41 @@ Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
 
 Activations Decoder::Logits(Matrix h) const { return LogitsOf(h, /*by_row=*/false); }
 
-absl::StatusOr<Activations> Decoder::RunBlock(const KvMemory& kv, absl::Span<const uint32_t> ids,
-                                              int64_t first, int64_t needed,
-                                              const std::atomic<bool>& cancelled) const {
-  const std::vector<int32_t> positions = PositionsFrom(first, ids.size());
-  Activations h = Embed(ids);
-  for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    if (cancelled) return absl::CancelledError("the request was cancelled");
-    RunLayer(layer, positions, kv, h, layer + 1 == config_.layers ? needed : h->rows);
-  }
-  return h;
-}
-
 Activations Decoder::LastRow(Matrix h) const {
   Activations last(1, config_.hidden);
   std::memcpy(last->data, h.Row(h.rows - 1), config_.hidden * sizeof(float));
   return last;
 }
 
-absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
-                                            int64_t first,
-                                            const std::atomic<bool>& cancelled) const {
+Steps<absl::StatusOr<Activations>> Decoder::Extending(const KvMemory& kv,
+                                                      absl::Span<const uint32_t> ids, int64_t first,
+                                                      OnRows on_rows) const {
   CHECK(!ids.empty());
   CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
   Activations h;
   for (size_t done = 0; done < ids.size(); done += kRowBlock) {
-    ASSIGN_OR_RETURN(h, RunBlock(kv, ids.subspan(done, kRowBlock), first + done, 1, cancelled));
+    const absl::Span<const uint32_t> block = ids.subspan(done, kRowBlock);
+    const auto at = first + static_cast<int64_t>(done);
+    const std::vector<int32_t> positions = PositionsFrom(at, block.size());
+    h = Embed(block);
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      if (done + layer > 0) co_await NextStep();
+      const bool last = layer + 1 == config_.layers;
+      RunLayer(layer, positions, kv, h, last && !on_rows ? 1 : h->rows);
+    }
+    if (on_rows) CO_RETURN_IF_ERROR(on_rows(at, h));
   }
-  return LastRow(h);
+  co_return LastRow(h);
+}
+
+absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                            int64_t first, const std::atomic<bool>& cancelled,
+                                            OnRows on_rows) const {
+  auto steps = Extending(kv, ids, first, std::move(on_rows));
+  do {
+    if (cancelled) return absl::CancelledError("the request was cancelled");
+  } while (steps.Step() != StepState::kDone);
+  return steps.TakeResult();
 }
 
 Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
@@ -176,23 +182,14 @@ Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
     }
     FinishRows(layer, attention, h, /*by_row=*/true);
   }
-  return LogitsOf(h, /*by_row=*/true);
-}
-
-absl::StatusOr<Activations> Decoder::ExtendShowing(const KvMemory& kv,
-                                                   absl::Span<const uint32_t> ids, int64_t first,
-                                                   const std::atomic<bool>& cancelled,
-                                                   OnRows on_rows) const {
-  CHECK(!ids.empty());
-  CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
-  Activations h;
-  for (size_t done = 0; done < ids.size(); done += kRowBlock) {
-    const absl::Span<const uint32_t> block = ids.subspan(done, kRowBlock);
-    const auto rows = static_cast<int64_t>(block.size());
-    ASSIGN_OR_RETURN(h, RunBlock(kv, block, first + done, rows, cancelled));
-    RETURN_IF_ERROR(on_rows(first + static_cast<int64_t>(done), h));
+  std::vector<int32_t> wanted;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].wants_logits) wanted.push_back(static_cast<int32_t>(r));
   }
-  return LastRow(h);
+  if (wanted.size() == rows.size()) return LogitsOf(h, /*by_row=*/true);
+  const Activations shown(static_cast<int64_t>(wanted.size()), h->cols);
+  ops_->GatherRows(h, wanted, shown);
+  return LogitsOf(shown, /*by_row=*/true);
 }
 
 }  // namespace tessera

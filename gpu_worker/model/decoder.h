@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "base/steps.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/activations.h"
 #include "gpu_worker/model/config.h"
@@ -35,6 +35,7 @@ struct DecodeRow {
   const KvMemory* kv = nullptr;
   uint32_t id = 0;
   int64_t position = 0;
+  bool wants_logits = true;
 };
 
 // Not thread-safe: it issues work to `ops`, which must outlive it.
@@ -76,30 +77,26 @@ class Decoder {
   // Logits [rows][vocab] of rows h.
   Activations Logits(Matrix h) const;
 
-  // Ordinary prefill or decode: runs ids at positions first .. over what kv holds for the positions
-  // before, kRowBlock rows at a time. Returns the last hidden row [1][hidden]. CANCELLED when
-  // *cancelled turns true.
-  absl::StatusOr<Activations> Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
-                                     int64_t first, const std::atomic<bool>& cancelled) const;
-
   // Shown the hidden rows after the last layer of positions first .. first + h.rows; an error ends
   // the run.
-  using OnRows = absl::FunctionRef<absl::Status(int64_t first, Matrix h)>;
+  using OnRows = std::function<absl::Status(int64_t first, Matrix h)>;
 
-  // Extend that carries every row through the last layer and shows them all, in order, at most
-  // kRowBlock at a time. Errors: as Extend, and those of `on_rows`.
-  absl::StatusOr<Activations> ExtendShowing(const KvMemory& kv, absl::Span<const uint32_t> ids,
-                                            int64_t first, const std::atomic<bool>& cancelled,
-                                            OnRows on_rows) const;
+  // Ordinary prefill: runs ids at positions first .. over what kv holds for the positions before,
+  // kRowBlock rows at a time; a layer of such a block is a step. Gives the last hidden row
+  // [1][hidden]. With `on_rows`, every row is carried through the last layer and shown, in order,
+  // at most kRowBlock at a time. kv and ids must outlive it. Errors: those of `on_rows`.
+  Steps<absl::StatusOr<Activations>> Extending(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                               int64_t first, OnRows on_rows = nullptr) const;
+
+  // The same at once. CANCELLED when *cancelled turns true.
+  absl::StatusOr<Activations> Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
+                                     int64_t first, const std::atomic<bool>& cancelled,
+                                     OnRows on_rows = nullptr) const;
 
   // One decode step of many requests: writes each row's K and V to its memory and returns the
-  // logits [rows][vocab]. A row's are the same bits whatever other rows there are, and those of
-  // Extend and Logits. No two rows may be of one memory.
+  // logits [rows that want them][vocab]. A row's are the same bits whatever other rows there are.
+  // Several rows of one memory must stand in the order of their positions.
   Activations DecodeRows(absl::Span<const DecodeRow> rows) const;
-
-  // Called after every layer of all of the above but DecodeRows, on the same thread: long work lets
-  // short work in there. It may call DecodeRows.
-  void SetPause(std::function<void()> pause) { pause_ = std::move(pause); }
 
   // Rows that a layer's widest buffers are made for at a time: bounds memory for long prompts.
   static constexpr int64_t kRowBlock = 512;
@@ -107,10 +104,6 @@ class Decoder {
  private:
   Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops);
 
-  // All layers over one block of rows, of which the last `needed` are carried through the last one.
-  absl::StatusOr<Activations> RunBlock(const KvMemory& kv, absl::Span<const uint32_t> ids,
-                                       int64_t first, int64_t needed,
-                                       const std::atomic<bool>& cancelled) const;
   Activations LastRow(Matrix h) const;
 
   // A layer's products, of rows of one request or, `by_row`, of many.
@@ -125,7 +118,6 @@ class Decoder {
   const int64_t max_len_;
   const RopeTable rope_;
   Ops* const ops_;
-  std::function<void()> pause_;
 };
 
 // 0, 1, ... as positions: first .. first + count.

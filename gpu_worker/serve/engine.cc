@@ -4,33 +4,36 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "glog/logging.h"
 
 namespace tessera {
 namespace {
 
 absl::Status ShuttingDown() { return absl::UnavailableError("the worker is shutting down"); }
 
+int64_t PoolBlocks(const EngineOptions& options, const Decoder& decoder) {
+  // And one, for a copy of a prompt's last block.
+  const int64_t longest = KvPool::BlocksFor(decoder.max_len()) + 1;
+  if (options.kv_tokens == 0) return 8 * longest;
+  return std::max(longest, options.kv_tokens / KvPool::kBlockSlots);
+}
+
 }  // namespace
 
-class Engine::Underway {
- public:
-  Underway(Engine* engine, std::shared_ptr<CancelFlag> flag)
-      : engine_(*engine), flag_(std::move(flag)) {
-    absl::MutexLock lock(&engine_.mutex_);
-    engine_.underway_.push_back(flag_);
-    if (engine_.stopping_) flag_->Set();
-  }
-  ~Underway() {
-    absl::MutexLock lock(&engine_.mutex_);
-    auto& all = engine_.underway_;
-    all.erase(std::find(all.begin(), all.end(), flag_));
-  }
-  Underway(const Underway&) = delete;
-  Underway& operator=(const Underway&) = delete;
+// A request and what the scheduler knows it by.
+struct Engine::Run {
+  Run(uint64_t id, double rank, std::unique_ptr<Generation> of, const RunParts& parts, Inbox* inbox)
+      : id(id),
+        rank(rank),
+        generation(std::move(of), parts),
+        on_cancelled(*generation.generation().cancelled, [inbox] { inbox->Ring(); }) {}
 
- private:
-  Engine& engine_;
-  const std::shared_ptr<CancelFlag> flag_;
+  const uint64_t id;
+  const double rank;
+  bool is_queued = true;  // counts as one that waits, for the queue's bound
+  bool is_loading = false;
+  GenerationRun generation;
+  const CancelFlag::Hook on_cancelled;
 };
 
 Engine::Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer,
@@ -39,25 +42,26 @@ Engine::Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer,
       blender_(*blender),
       writer_(*writer),
       options_(options),
-      queue_(options.queue, kMostChunks),
+      inbox_(options.queue, kMostChunks),
+      pool_(decoder->config(), PoolBlocks(options, *decoder)),
+      prefixes_(&pool_, blender->config().tokens_per_piece),
       thread_([this] { Work(); }) {}
 
 Engine::~Engine() {
   stopping_ = true;
-  queue_.Close();
+  inbox_.Close();
   {
     absl::MutexLock lock(&mutex_);
-    for (const std::shared_ptr<CancelFlag>& flag : underway_) flag->Set();
+    for (const std::shared_ptr<CancelFlag>& flag : flags_) flag->Set();
   }
   thread_.join();
-  decoder_.SetPause(nullptr);
 }
 
 template <typename Task>
 absl::Status Engine::Push(std::unique_ptr<Task> work) {
   work->submitted = absl::Now();
   if (stopping_) return ShuttingDown();
-  if (!queue_.TryPush(std::move(work))) {
+  if (!inbox_.TryPush(std::move(work))) {
     return absl::ResourceExhaustedError("the worker's queue is full: try again later");
   }
   return absl::OkStatus();
@@ -69,77 +73,185 @@ absl::Status Engine::Submit(std::unique_ptr<Generation> generation) {
 
 absl::Status Engine::Submit(std::unique_ptr<ChunkWork> chunk) { return Push(std::move(chunk)); }
 
+EngineStats Engine::stats() const {
+  absl::MutexLock lock(&mutex_);
+  EngineStats stats = stats_;
+  stats.waiting = std::max(stats.waiting, inbox_.waiting());
+  return stats;
+}
+
 void Engine::Work() {
-  decoder_.SetPause([this] { DecodeBetweenLayers(); });
-  auto fits = [this](const Generation& generation) { return HasRoomFor(generation); };
   while (true) {
-    if (std::unique_ptr<Generation> next = queue_.TryPopGeneration(fits)) {
-      Begin(std::move(next));
-      continue;
-    }
-    if (chunk_ == nullptr) {
-      if (std::unique_ptr<ChunkWork> next = queue_.TryPopChunk()) {
-        chunk_ = std::make_unique<ChunkTask>(std::move(next), &blender_, &writer_);
-      }
-    }
-    if (chunk_ != nullptr) StepChunk();
-    if (!runs_.empty()) {
-      Decode();
-    } else if (chunk_ == nullptr && !queue_.AwaitWork()) {
-      return;
-    }
+    if (Turn()) continue;
+    if (stopping_ && runs_.empty() && chunk_ == nullptr && inbox_.IsOver()) return;
+    inbox_.Await();
   }
 }
 
-bool Engine::HasRoomFor(const Generation& generation) const {
-  if (runs_.empty()) return true;
-  if (runs_.size() >= options_.max_running) return false;
-  int64_t free = options_.kv_tokens;
-  for (const auto& run : runs_) free -= GenerationRun::KvTokens(run->generation());
-  return GenerationRun::KvTokens(generation) <= free;
-}
-
-void Engine::Begin(std::unique_ptr<Generation> generation) {
-  if (stopping_) return generation->listener->OnFinished(ShuttingDown());
-  if (generation->cancelled->IsSet()) {
-    return generation->listener->OnFinished(absl::CancelledError("cancelled while waiting"));
+bool Engine::Turn() {
+  TakeArrivals();
+  for (const auto& run : runs_) run->generation.EndIfUnwanted();
+  EraseEnded();
+  const Batch batch = Schedule(State(), options_.scheduler);
+  for (const uint64_t id : batch.preempted) {
+    Find(id).generation.Preempt();
+    ++preemptions_;
   }
-  auto run = std::make_unique<GenerationRun>(std::move(generation), &decoder_, &blender_, &writer_,
-                                             &stopping_);
-  const Underway underway(this, run->generation().cancelled);
-  if (run->Start()) runs_.push_back(std::move(run));
+  for (const uint64_t id : batch.started) Start(Find(id));
+  if (!batch.decoded.empty()) Decode(batch.decoded);
+  if (batch.prefilled.has_value()) StepPrefill(Find(*batch.prefilled));
+  if (batch.chunk) StepChunk();
+  EraseEnded();
+  PublishStats();
+  return !batch.preempted.empty() || !batch.decoded.empty() || batch.prefilled.has_value() ||
+         batch.chunk;
 }
 
-void Engine::Decode() {
-  const absl::Time start = absl::Now();
-  std::erase_if(runs_, [](const auto& run) { return !run->StillWanted(); });
-  if (runs_.empty()) return;
-  std::vector<DecodeRow> rows;
-  for (const auto& run : runs_) rows.push_back(run->NextRow());
-  const Activations logits = decoder_.DecodeRows(rows);
-  size_t row = 0;
-  std::erase_if(runs_, [&](const auto& run) {
-    return !run->Advance(absl::MakeConstSpan(logits->Row(row++), logits->cols));
+void Engine::Hold(const std::shared_ptr<CancelFlag>& flag) {
+  absl::MutexLock lock(&mutex_);
+  flags_.push_back(flag);
+  if (stopping_) flag->Set();
+}
+
+void Engine::LetGo(const std::shared_ptr<CancelFlag>& flag) {
+  absl::MutexLock lock(&mutex_);
+  flags_.erase(std::find(flags_.begin(), flags_.end(), flag));
+}
+
+void Engine::TakeArrivals() {
+  const RunParts parts = {&decoder_, &blender_, &writer_, &pool_, &prefixes_, &stopping_};
+  for (std::unique_ptr<Generation>& generation : inbox_.TakeGenerations()) {
+    Hold(generation->cancelled);
+    const double rank = RankOf(generation->priority, generation->submitted, options_.priority_step);
+    runs_.push_back(
+        std::make_unique<Run>(submitted_++, rank, std::move(generation), parts, &inbox_));
+  }
+  if (inbox_.TakeRing()) {
+    for (const auto& run : runs_) run->is_loading = false;  // a step will tell
+  }
+  TakeChunk();
+}
+
+void Engine::TakeChunk() {
+  const bool others = std::any_of(runs_.begin(), runs_.end(), [](const auto& run) {
+    return run->generation.stage() != Stage::kDecoding;
   });
-  decoded_ = absl::Now();
-  step_ = decoded_ - start;
+  if (chunk_ != nullptr || (others && !stopping_)) return;
+  std::unique_ptr<ChunkWork> next = inbox_.TakeChunk();
+  if (next == nullptr) return;
+  Hold(next->cancelled);
+  chunk_ = std::make_unique<ChunkTask>(std::move(next), &blender_, &writer_);
 }
 
-void Engine::DecodeBetweenLayers() {
-  if (!runs_.empty() && absl::Now() - decoded_ >= step_) Decode();
+void Engine::EraseEnded() {
+  std::erase_if(runs_, [this](const auto& run) {
+    if (!run->generation.ended()) return false;
+    if (run->is_queued) inbox_.NoLongerWaits();
+    LetGo(run->generation.generation().cancelled);
+    return true;
+  });
+}
+
+SchedulerState Engine::State() const {
+  SchedulerState state;
+  for (const auto& run : runs_) {
+    const GenerationRun& generation = run->generation;
+    SchedulerEntry entry = {.id = run->id,
+                            .priority = generation.generation().priority,
+                            .rank = run->rank,
+                            .stage = generation.stage()};
+    if (entry.stage == Stage::kWaiting) {
+      entry.blocks = generation.BlocksToStart();
+    } else {
+      entry.blocks = entry.stage == Stage::kDecoding ? generation.BlocksToDecode() : 0;
+      entry.blocks_held = generation.BlocksHeld();
+    }
+    entry.is_new = generation.is_new();
+    entry.is_loading = run->is_loading;
+    state.entries.push_back(entry);
+  }
+  state.free_blocks = pool_.free_blocks() + prefixes_.idle_blocks();
+  state.has_chunk = chunk_ != nullptr;
+  state.since_decode = since_decode_;
+  state.decode_step = decode_step_;
+  return state;
+}
+
+Engine::Run& Engine::Find(uint64_t id) {
+  const auto run =
+      std::find_if(runs_.begin(), runs_.end(), [id](const auto& other) { return other->id == id; });
+  CHECK(run != runs_.end());
+  return **run;
+}
+
+void Engine::Start(Run& run) {
+  if (!run.generation.Start()) {
+    // It goes on waiting for others to end. Where there are none, it would wait for ever.
+    const bool others = std::any_of(runs_.begin(), runs_.end(), [](const auto& other) {
+      return other->generation.stage() != Stage::kWaiting;
+    });
+    if (!others) {
+      run.generation.End(absl::ResourceExhaustedError(
+          "the worker's KV memory is too small for this request: send a shorter one"));
+    }
+    return;
+  }
+  run.is_loading = false;
+  if (run.is_queued) inbox_.NoLongerWaits();
+  run.is_queued = false;
+}
+
+void Engine::Decode(const std::vector<uint64_t>& ids) {
+  const absl::Time start = absl::Now();
+  std::vector<DecodeRow> rows;
+  std::vector<GenerationRun*> decoded;
+  for (const uint64_t id : ids) {
+    GenerationRun& generation = Find(id).generation;
+    if (generation.AddRows(&rows)) decoded.push_back(&generation);
+  }
+  if (rows.empty()) return;
+  const Activations logits = decoder_.DecodeRows(rows);
+  int64_t row = 0;
+  for (GenerationRun* generation : decoded) generation->Advance(logits, &row);
+  decode_step_ = absl::Now() - start;
+  since_decode_ = absl::ZeroDuration();
+}
+
+void Engine::StepPrefill(Run& run) {
+  if (run.generation.stage() != Stage::kPrefilling) return;  // it could not start
+  const absl::Time start = absl::Now();
+  run.is_loading = run.generation.StepPrefill() == StepState::kWaiting;
+  since_decode_ += absl::Now() - start;
 }
 
 void Engine::StepChunk() {
+  const absl::Time start = absl::Now();
+  const std::shared_ptr<CancelFlag> flag = chunk_->work().cancelled;
   bool more = false;
   if (stopping_) {
     chunk_->Fail(ShuttingDown());
-  } else if (chunk_->work().cancelled->IsSet()) {
+  } else if (flag->IsSet()) {
     chunk_->Fail(absl::CancelledError("the request was cancelled"));
   } else {
-    const Underway underway(this, chunk_->work().cancelled);
     more = chunk_->Step();
   }
-  if (!more) chunk_.reset();
+  since_decode_ += absl::Now() - start;
+  if (more) return;
+  chunk_.reset();
+  LetGo(flag);
+}
+
+void Engine::PublishStats() {
+  EngineStats stats;
+  for (const auto& run : runs_) {
+    ++(run->generation.stage() == Stage::kWaiting ? stats.waiting : stats.running);
+  }
+  stats.preemptions = preemptions_;
+  stats.kv_blocks = pool_.blocks();
+  stats.free_blocks = pool_.free_blocks();
+  stats.idle_blocks = prefixes_.idle_blocks();
+  absl::MutexLock lock(&mutex_);
+  stats_ = stats;
 }
 
 }  // namespace tessera

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -16,35 +15,48 @@
 #include "absl/time/time.h"
 #include "base/cancel_flag.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/resident_prefixes.h"
 #include "gpu_worker/model/decoder.h"
+#include "gpu_worker/model/kv_pool.h"
 #include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/chunk_writer.h"
 #include "gpu_worker/serve/generation.h"
 #include "gpu_worker/serve/generation_run.h"
-#include "gpu_worker/serve/work_queue.h"
+#include "gpu_worker/serve/inbox.h"
+#include "gpu_worker/serve/scheduler.h"
 
 namespace tessera {
 
 struct EngineOptions {
   // Requests to generate that may wait.
   size_t queue = 256;
-  // Requests that run at a time: rows of a decode step.
-  size_t max_running = 32;
-  // Positions of KV memory that they have together; one request always may run.
-  int64_t kv_tokens = std::numeric_limits<int64_t>::max();
+  SchedulerOptions scheduler;
+  // See RankOf.
+  absl::Duration priority_step = absl::Seconds(30);
+  // Positions of KV memory of all requests together; at least one longest request always fits. 0:
+  // eight of those.
+  int64_t kv_tokens = 0;
 };
 
-// Thread-safe. Requests start in the order of their priority and then in the order they came, as
-// soon as there is room, and then decode together, a token each a step (continuous batching: Yu et
-// al., Orca, 2022). A prefill is one piece of work, between whose layers the running ones go on,
-// for at most as long as it itself does. Chunks are computed, a piece at a time, while no request
-// to generate waits. What a request gets does not depend on what else runs.
+// How it stands.
+struct EngineStats {
+  size_t waiting = 0;
+  size_t running = 0;
+  uint64_t preemptions = 0;  // since the start
+  int64_t kv_blocks = 0;     // in all
+  int64_t free_blocks = 0;
+  int64_t idle_blocks = 0;  // that hold prefixes nobody uses now
+};
+
+// Thread-safe. One turn after the other: what the scheduler says of those that wait and run is
+// carried out. What a request gets does not depend on what else runs. Chunks are computed, a piece
+// at a time, while no request to generate waits or prefills.
 class Engine {
  public:
   // Chunks that may wait beside the running one.
   static constexpr size_t kMostChunks = 256;
 
-  // All must outlive the engine, which owns the decoder's pause.
+  // All must outlive the engine.
   Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer, const EngineOptions& options);
   // Cancels what runs and drops what waits, telling the listeners.
   ~Engine();
@@ -53,34 +65,48 @@ class Engine {
   absl::Status Submit(std::unique_ptr<Generation> generation);
   absl::Status Submit(std::unique_ptr<ChunkWork> chunk);
 
+  EngineStats stats() const;
+
  private:
-  // Marks work as under way, so that the destructor cancels it.
-  class Underway;
+  struct Run;
 
   template <typename Task>
   absl::Status Push(std::unique_ptr<Task> work);
   void Work();
-  bool HasRoomFor(const Generation& generation) const;
-  void Begin(std::unique_ptr<Generation> generation);
-  // One step of all that run.
-  void Decode();
-  // A step, if the work between whose layers this is has had as long as the last one.
-  void DecodeBetweenLayers();
+  // False: there was nothing to do.
+  bool Turn();
+  void TakeArrivals();
+  void TakeChunk();
+  void Hold(const std::shared_ptr<CancelFlag>& flag);
+  void LetGo(const std::shared_ptr<CancelFlag>& flag);
+  void EraseEnded();
+  SchedulerState State() const;
+  Run& Find(uint64_t id);
+  void Start(Run& run);
+  void Decode(const std::vector<uint64_t>& ids);
+  void StepPrefill(Run& run);
   void StepChunk();
+  void PublishStats();
 
   Decoder& decoder_;
   Blender& blender_;
   ChunkWriter& writer_;
   const EngineOptions options_;
-  WorkQueue queue_;
-  // The rest is used by thread_ only, but for stopping_ and what is guarded.
-  std::vector<std::unique_ptr<GenerationRun>> runs_;
-  std::unique_ptr<ChunkTask> chunk_;
-  absl::Time decoded_ = absl::InfinitePast();  // the last step's end
-  absl::Duration step_;                        // and how long it took
+  Inbox inbox_;
   std::atomic<bool> stopping_ = false;
-  absl::Mutex mutex_;
-  std::vector<std::shared_ptr<CancelFlag>> underway_ ABSL_GUARDED_BY(mutex_);
+  mutable absl::Mutex mutex_;
+  // Of all requests and the chunk that are here, for the end.
+  std::vector<std::shared_ptr<CancelFlag>> flags_ ABSL_GUARDED_BY(mutex_);
+  EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  // The rest is used by thread_ only.
+  KvPool pool_;
+  ResidentPrefixes prefixes_;
+  uint64_t submitted_ = 0;
+  std::vector<std::unique_ptr<Run>> runs_;  // waiting and running
+  std::unique_ptr<ChunkTask> chunk_;
+  absl::Duration since_decode_;  // prefills and chunks have run so long
+  absl::Duration decode_step_;   // the last one took so long
+  uint64_t preemptions_ = 0;
   std::thread thread_;
 };
 

@@ -2,118 +2,232 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "absl/time/clock.h"
-#include "base/status_macros.h"
 #include "glog/logging.h"
-#include "gpu_worker/serve/prompt_logprobs.h"
 #include "gpu_worker/serve/shown_id.h"
 
 namespace tessera {
 
-GenerationRun::GenerationRun(std::unique_ptr<Generation> generation, const Decoder* decoder,
-                             Blender* blender, ChunkWriter* writer,
-                             const std::atomic<bool>* stopping)
+GenerationRun::GenerationRun(std::unique_ptr<Generation> generation, const RunParts& parts)
     : generation_(std::move(generation)),
-      decoder_(*decoder),
-      blender_(*blender),
-      writer_(*writer),
-      stopping_(*stopping) {}
+      parts_(parts),
+      prefix_keys_(generation_->prompt_logprobs ? std::vector<ChunkKey>()
+                                                : parts.blender->PrefixKeys(generation_->prompt)),
+      prompt_tokens_(generation_->prompt.Tokens()) {
+  // So that a request that runs alone never runs out of blocks.
+  const int64_t each = KvPool::BlocksFor(generation_->prompt.max_new_tokens) + 1;
+  const int64_t room = parts.pool->blocks() - KvPool::BlocksFor(prompt_tokens_);
+  answers_at_a_time_ = std::clamp<int64_t>(room / each, 1, kMostAnswersAtATime);
+}
 
-int64_t GenerationRun::KvTokens(const Generation& generation) {
-  int64_t tokens = generation.prompt.max_new_tokens;
-  for (const auto& segment : generation.prompt.segments) {
-    tokens += static_cast<int64_t>(segment.size());
+int64_t GenerationRun::BlocksToStart() const {
+  // The next row's block too, so that it does not stop at its first token.
+  int64_t blocks =
+      KvPool::BlocksFor(prompt_tokens_ + 1) - parts_.prefixes->BusyBlocks(prefix_keys_);
+  for (const Answer& answer : answers_) {
+    blocks += KvPool::BlocksFor(static_cast<int64_t>(answer.tokens.size()));
   }
-  return tokens;
+  return blocks;
+}
+
+bool GenerationRun::Grow(int64_t slots, KvMemory& kv) {
+  const int64_t more = KvPool::BlocksFor(slots) - static_cast<int64_t>(kv.blocks().size());
+  if (more > 0) parts_.prefixes->MakeRoom(more);
+  return kv.Grow(slots);
 }
 
 bool GenerationRun::Start() {
-  started_ = absl::Now();
-  absl::StatusOr<Prefilled> prefilled = Prefill();
-  if (!prefilled.ok()) {
-    generation_->listener->OnFinished(prefilled.status());
-    return false;
+  PromptMemory memory{KvMemory(parts_.pool)};
+  memory.resident_tokens =
+      parts_.prefixes->Share(prefix_keys_, &memory.kv) * parts_.blender->config().tokens_per_piece;
+  if (!Grow(prompt_tokens_, memory.kv)) return false;
+  if (preemptions_ == 0) started_ = absl::Now();
+  prefill_steps_.emplace(parts_.blender->Prefilling(generation_->prompt, std::move(memory),
+                                                    *generation_->cancelled, MakeScorer()));
+  stage_ = Stage::kPrefilling;
+  is_new_ = true;
+  return true;
+}
+
+Decoder::OnRows GenerationRun::MakeScorer() {
+  if (!generation_->prompt_logprobs) return nullptr;
+  if (scorer_ == nullptr) {
+    scorer_ = std::make_unique<PromptScorer>(parts_.decoder, generation_->prompt.Ids(),
+                                             *generation_->prompt_logprobs,
+                                             [this](const std::vector<PromptLogprob>& positions) {
+                                               generation_->listener->OnPromptLogprobs(positions);
+                                             });
   }
-  prefilled_ = *std::move(prefilled);
+  return [this](int64_t first, Matrix h) {
+    // After a preemption the same rows come again.
+    if (first < scored_rows_) return absl::OkStatus();
+    scored_rows_ = first + h.rows;
+    return scorer_->OnRows(first, h, generation_->cancelled->value());
+  };
+}
+
+StepState GenerationRun::StepPrefill() {
+  is_new_ = false;
+  const StepState state = prefill_steps_->Step();
+  if (state != StepState::kDone) return state;
+  absl::StatusOr<Prefilled> prefilled = prefill_steps_->TakeResult();
+  prefill_steps_.reset();
+  if (prefilled.ok()) {
+    OnPrefilled(*std::move(prefilled));
+  } else {
+    EndIfUnwanted();  // says why
+    if (!ended_) End(prefilled.status());
+  }
+  return state;
+}
+
+void GenerationRun::OnPrefilled(Prefilled prefilled) {
+  stage_ = Stage::kDecoding;
+  parts_.prefixes->Add(prefix_keys_, prefilled.kv);
+  prompt_kv_ = std::move(prefilled.kv);
+  if (was_started_) return;  // its answers go on from where they were
+  was_started_ = true;
   prefill_ = absl::Now() - started_;
-  generation_->listener->OnStarted(prefilled_, started_ - generation_->submitted, prefill_);
-  BeginAnswer();
-  return Advance(prefilled_.logits);
-}
-
-absl::StatusOr<Prefilled> GenerationRun::Prefill() {
-  const BlendRequest& prompt = generation_->prompt;
-  const CancelFlag& cancelled = *generation_->cancelled;
-  if (!generation_->prompt_logprobs) return blender_.Prefill(prompt, cancelled);
-  PromptScorer scorer(&decoder_, prompt.Ids(), *generation_->prompt_logprobs,
-                      [&](const std::vector<PromptLogprob>& positions) {
-                        generation_->listener->OnPromptLogprobs(positions);
-                      });
-  return blender_.PrefillShowing(prompt, cancelled, [&](int64_t first, Matrix h) {
-    return scorer.OnRows(first, h, cancelled.value());
-  });
-}
-
-absl::Status GenerationRun::CheckWanted() const {
-  if (stopping_) return absl::UnavailableError("the worker is shutting down");
-  if (generation_->cancelled->IsSet()) return absl::CancelledError("the request was cancelled");
-  return absl::OkStatus();
-}
-
-bool GenerationRun::StillWanted() {
-  const absl::Status status = CheckWanted();
-  if (!status.ok()) Finish(status);
-  return status.ok();
-}
-
-void GenerationRun::BeginAnswer() {
-  SamplingParams params = generation_->sampling;
-  params.seed += answer_;
-  sampler_.emplace(params, generation_->prompt.segments);
-  drawn_ = 0;
-}
-
-DecodeRow GenerationRun::NextRow() const {
-  return {&prefilled_.kv, last_, prefilled_.tokens + drawn_ - 1};
-}
-
-bool GenerationRun::Advance(absl::Span<const float> logits) {
-  while (StillWanted()) {
-    if (Sample(logits)) return true;
-    if (++answer_ == generation_->answers) {
-      Finish(absl::OkStatus());
-      return false;
-    }
-    BeginAnswer();
-    logits = prefilled_.logits;
-  }
-  return false;
-}
-
-bool GenerationRun::Sample(absl::Span<const float> logits) {
-  const SampledToken token = sampler_->Next(logits);
-  last_ = token.id;
-  ++drawn_;
-  ++tokens_;
-  generation_->listener->OnToken(answer_, token);
+  picked_ = prefilled.picked.size();
+  prompt_logits_ = std::move(prefilled.logits);
+  generation_->listener->OnStarted(prefilled, started_ - generation_->submitted, prefill_);
+  BeginAnswers();
   // After the first token, never before.
-  if (tokens_ == 1) writer_.Write(std::move(prefilled_.fresh));
+  parts_.writer->Write(std::move(prefilled.fresh));
+}
+
+void GenerationRun::BeginAnswers() {
+  while (!ended_ && static_cast<int64_t>(answers_.size()) < answers_at_a_time_ &&
+         next_answer_ < generation_->answers) {
+    EndIfUnwanted();
+    if (ended_) return;
+    SamplingParams params = generation_->sampling;
+    params.seed += next_answer_;
+    answers_.push_back(
+        {next_answer_, Sampler(params, generation_->prompt.segments), {}, 0, KvMemory()});
+    ++next_answer_;
+    if (!Sample(prompt_logits_, answers_.back())) answers_.pop_back();
+  }
+  if (answers_.empty() && !ended_) End(absl::OkStatus());
+}
+
+bool GenerationRun::Sample(absl::Span<const float> logits, Answer& answer) {
+  const SampledToken token = answer.sampler.Next(logits);
+  answer.tokens.push_back(token.id);
+  ++tokens_;
+  const auto drawn = static_cast<int64_t>(answer.tokens.size());
+  generation_->listener->OnToken(answer.index, token);
   const std::vector<uint32_t>& ends = generation_->end_tokens;
-  const bool ended = std::find(ends.begin(), ends.end(), token.id) != ends.end();
-  if (!ended && drawn_ < generation_->prompt.max_new_tokens) return true;
-  generation_->listener->OnAnswered(answer_, ended, drawn_);
+  const bool at_end = std::find(ends.begin(), ends.end(), token.id) != ends.end();
+  if (!at_end && drawn < generation_->prompt.max_new_tokens) return true;
+  generation_->listener->OnAnswered(answer.index, at_end, drawn);
   return false;
 }
 
-void GenerationRun::Finish(const absl::Status& status) {
+int64_t GenerationRun::RowsOf(const Answer& answer) const {
+  return std::min(static_cast<int64_t>(answer.tokens.size()) - answer.in_kv, kMostRowsAgain);
+}
+
+int64_t GenerationRun::BlocksToDecode() const {
+  int64_t blocks = 0;
+  for (const Answer& answer : answers_) {
+    int64_t slots = answer.kv.capacity();
+    if (slots == 0) {
+      // A single answer takes the prompt's own memory; others copy its last block.
+      slots = prompt_kv_.capacity();
+      if (generation_->answers > 1 && prompt_tokens_ % KvPool::kBlockSlots > 0) ++blocks;
+    }
+    const int64_t wanted = prompt_tokens_ + answer.in_kv + RowsOf(answer);
+    blocks += std::max<int64_t>(0, KvPool::BlocksFor(wanted) - KvPool::BlocksFor(slots));
+  }
+  return blocks;
+}
+
+bool GenerationRun::MakeRoomFor(Answer& answer) {
+  if (answer.kv.capacity() == 0) {
+    if (generation_->answers == 1) {
+      answer.kv = std::move(prompt_kv_);
+    } else {
+      parts_.prefixes->MakeRoom(1);
+      if (!prompt_kv_.Fork(prompt_tokens_, &answer.kv)) return false;
+    }
+  }
+  return Grow(prompt_tokens_ + answer.in_kv + RowsOf(answer), answer.kv);
+}
+
+bool GenerationRun::AddRows(std::vector<DecodeRow>* rows) {
+  for (Answer& answer : answers_) {
+    if (!MakeRoomFor(answer)) return false;
+  }
+  for (const Answer& answer : answers_) {
+    const auto last = static_cast<int64_t>(answer.tokens.size()) - 1;
+    for (int64_t i = answer.in_kv; i < answer.in_kv + RowsOf(answer); ++i) {
+      rows->push_back({&answer.kv, answer.tokens[i], prompt_tokens_ + i, i == last});
+    }
+  }
+  return true;
+}
+
+void GenerationRun::Advance(Matrix logits, int64_t* row) {
+  for (auto answer = answers_.begin(); answer != answers_.end();) {
+    answer->in_kv += RowsOf(*answer);
+    if (answer->in_kv < static_cast<int64_t>(answer->tokens.size())) {
+      ++answer;
+      continue;
+    }
+    const auto of_answer = absl::MakeConstSpan(logits.Row((*row)++), logits.cols);
+    const bool goes_on = ended_ || Sample(of_answer, *answer);
+    answer = goes_on ? std::next(answer) : answers_.erase(answer);
+    EndIfUnwanted();
+  }
+  if (!ended_) BeginAnswers();
+}
+
+int64_t GenerationRun::BlocksHeld() const {
+  int64_t blocks = 0;
+  auto count = [&](const KvMemory& kv, int most_references) {
+    for (const int32_t block : kv.blocks()) {
+      if (parts_.pool->references(block) <= most_references) ++blocks;
+    }
+  };
+  for (const Answer& answer : answers_) count(answer.kv, 1);
+  count(prompt_kv_, 1 + static_cast<int>(answers_.size()));
+  if (stage_ == Stage::kPrefilling) blocks += KvPool::BlocksFor(prompt_tokens_);
+  return blocks;
+}
+
+void GenerationRun::Preempt() {
+  prefill_steps_.reset();
+  prompt_kv_ = KvMemory();
+  for (Answer& answer : answers_) {
+    answer.kv = KvMemory();
+    answer.in_kv = 0;
+  }
+  stage_ = Stage::kWaiting;
+  ++preemptions_;
+}
+
+void GenerationRun::EndIfUnwanted() {
+  if (ended_) return;
+  if (*parts_.stopping) {
+    End(absl::UnavailableError("the worker is shutting down"));
+  } else if (generation_->cancelled->IsSet()) {
+    End(absl::CancelledError("the request was cancelled"));
+  }
+}
+
+void GenerationRun::End(const absl::Status& status) {
+  ended_ = true;
+  const absl::Time now = absl::Now();
+  const absl::Time started = stage_ == Stage::kWaiting && preemptions_ == 0 ? now : started_;
   LOG(INFO) << "event=generated request=" << ShownId(generation_->request_id)
-            << " prompt_tokens=" << prefilled_.tokens << " picked=" << prefilled_.picked.size()
-            << " queue_ms=" << absl::ToInt64Milliseconds(started_ - generation_->submitted)
+            << " prompt_tokens=" << prompt_tokens_ << " picked=" << picked_
+            << " queue_ms=" << absl::ToInt64Milliseconds(started - generation_->submitted)
             << " prefill_ms=" << absl::ToInt64Milliseconds(prefill_)
             << " answers=" << generation_->answers << " tokens=" << tokens_
-            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - started_)
+            << " preemptions=" << preemptions_
+            << " total_ms=" << absl::ToInt64Milliseconds(now - started)
             << " status=" << absl::StatusCodeToString(status.code());
   generation_->listener->OnFinished(status);
 }

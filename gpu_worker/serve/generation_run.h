@@ -4,69 +4,120 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/steps.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/resident_prefixes.h"
 #include "gpu_worker/model/decoder.h"
+#include "gpu_worker/model/kv_memory.h"
 #include "gpu_worker/serve/chunk_writer.h"
 #include "gpu_worker/serve/generation.h"
+#include "gpu_worker/serve/prompt_logprobs.h"
 #include "gpu_worker/serve/sampler.h"
+#include "gpu_worker/serve/scheduler.h"
 
 namespace tessera {
 
-// Prefills once and decodes the answers one after the other over the same KV memory: the prompt's
-// rows stay, those behind it are overwritten by the next answer. Each step of it is one row of a
-// batch. Tells the listener all there is to tell, OnFinished last. For one request, on the thread
-// that issues device work.
+// What all requests of a worker use; all must outlive them.
+struct RunParts {
+  const Decoder* decoder = nullptr;
+  Blender* blender = nullptr;
+  ChunkWriter* writer = nullptr;
+  KvPool* pool = nullptr;
+  ResidentPrefixes* prefixes = nullptr;
+  // Ends a run within one step when it turns true.
+  const std::atomic<bool>* stopping = nullptr;
+};
+
+// Waits, prefills, decodes; may be preempted at any time, and then waits and prefills again and
+// computes the rows of what it has generated as they were computed before: the listener notices
+// nothing, and gets the same bits. Its answers (n) come from one prefill and share the prompt's
+// whole blocks. Tells the listener all there is to tell, OnFinished last. On the thread that issues
+// device work.
 class GenerationRun {
  public:
-  // All others must outlive it. stopping: ends the run within one step when it turns true.
-  GenerationRun(std::unique_ptr<Generation> generation, const Decoder* decoder, Blender* blender,
-                ChunkWriter* writer, const std::atomic<bool>* stopping);
+  // Answers that decode at a time; the others follow as these end.
+  static constexpr int64_t kMostAnswersAtATime = 8;
+  // Rows of one answer in a decode step, after it was preempted.
+  static constexpr int64_t kMostRowsAgain = 16;
 
-  // Prefills and samples as far as its logits reach. False: the run has ended.
-  bool Start();
-
-  // The row that the next logits are wanted of.
-  DecodeRow NextRow() const;
-
-  // Samples from the logits of that row. False: the run has ended.
-  bool Advance(absl::Span<const float> logits);
-
-  // Whether anybody still wants it; where nobody does, it has ended.
-  bool StillWanted();
+  GenerationRun(std::unique_ptr<Generation> generation, const RunParts& parts);
 
   const Generation& generation() const { return *generation_; }
-  // Positions that the memory of such a request has.
-  static int64_t KvTokens(const Generation& generation);
+  Stage stage() const { return stage_; }
+  bool ended() const { return ended_; }
+  bool is_new() const { return is_new_; }  // its prefill has not had a step yet
+
+  // Blocks that Start takes from those that are free or idle.
+  int64_t BlocksToStart() const;
+  // Begins its prefill. False: there are too few blocks; it goes on waiting.
+  bool Start();
+  // One step of its prefill; kDone: it decodes now, or has ended.
+  StepState StepPrefill();
+
+  // New blocks for the rows of the next decode step.
+  int64_t BlocksToDecode() const;
+  // Adds these rows. False: there are too few blocks; nothing was added.
+  bool AddRows(std::vector<DecodeRow>* rows);
+  // Takes the logits of its rows that want them, from row *row on, and moves *row behind them.
+  void Advance(Matrix logits, int64_t* row);
+
+  // Blocks that Preempt gives back.
+  int64_t BlocksHeld() const;
+  void Preempt();
+
+  // Ends it when nobody wants it any more.
+  void EndIfUnwanted();
+  void End(const absl::Status& status);
 
  private:
-  absl::StatusOr<Prefilled> Prefill();
-  absl::Status CheckWanted() const;
-  void BeginAnswer();
-  // Samples one token; true: another row of this answer is needed. Where the answer ended, a next
-  // one begins from the prompt's logits.
-  bool Sample(absl::Span<const float> logits);
-  void Finish(const absl::Status& status);
+  // An answer under way.
+  struct Answer {
+    uint32_t index = 0;
+    Sampler sampler;
+    std::vector<uint32_t> tokens;
+    int64_t in_kv = 0;  // of them, whose K and V are in the memory
+    KvMemory kv;        // none until its first row is due
+  };
+
+  Decoder::OnRows MakeScorer();
+  void OnPrefilled(Prefilled prefilled);
+  // Begins as many answers as may decode at a time, from the prompt's logits.
+  void BeginAnswers();
+  // Samples one token; true: the answer goes on.
+  bool Sample(absl::Span<const float> logits, Answer& answer);
+  int64_t RowsOf(const Answer& answer) const;
+  bool MakeRoomFor(Answer& answer);
+  bool Grow(int64_t slots, KvMemory& kv);
 
   const std::unique_ptr<Generation> generation_;
-  const Decoder& decoder_;
-  Blender& blender_;
-  ChunkWriter& writer_;
-  const std::atomic<bool>& stopping_;
-  absl::Time started_;
+  const RunParts parts_;
+  const std::vector<ChunkKey> prefix_keys_;
+  const int64_t prompt_tokens_;
+  int64_t answers_at_a_time_;
+  Stage stage_ = Stage::kWaiting;
+  bool ended_ = false;
+  bool is_new_ = false;
+  bool was_started_ = false;  // told the listener
+  absl::Time started_;        // the first time
   absl::Duration prefill_;
-  Prefilled prefilled_;
-  uint32_t answer_ = 0;  // the one under way
-  std::optional<Sampler> sampler_;
-  int64_t drawn_ = 0;   // tokens of this answer
-  uint32_t last_ = 0;   // the last of them
-  int64_t tokens_ = 0;  // of all answers
+  std::unique_ptr<PromptScorer> scorer_;  // before prefill_steps_, which uses it
+  int64_t scored_rows_ = 0;
+  std::optional<Steps<absl::StatusOr<Prefilled>>> prefill_steps_;
+  KvMemory prompt_kv_;
+  std::vector<float> prompt_logits_;
+  size_t picked_ = 0;
+  uint32_t next_answer_ = 0;   // the one to begin
+  std::list<Answer> answers_;  // under way
+  int64_t tokens_ = 0;         // sampled, of all answers
+  int preemptions_ = 0;
 };
 
 }  // namespace tessera

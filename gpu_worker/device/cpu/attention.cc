@@ -60,17 +60,37 @@ void ScatterOutputs(const float* from, const QueryTile& tile, int64_t group, int
   }
 }
 
+// Keys or values of slots first .. first + n as one matrix, copied to `copy` where blocks lie
+// apart: a product over the same slots has the same shape, and so the same bits, wherever they are.
+const float* Joined(float* (LayerKv::*at)(int64_t, int64_t) const, const LayerKv& kv, int64_t head,
+                    int64_t first, int64_t n, std::vector<float>& copy) {
+  if (kv.Run(first, n) == n) return (kv.*at)(head, first);
+  copy.resize(n * kv.head_dim);
+  for (int64_t done = 0; done < n;) {
+    const int64_t run = kv.Run(first + done, n - done);
+    std::memcpy(copy.data() + done * kv.head_dim, (kv.*at)(head, first + done),
+                run * kv.head_dim * sizeof(float));
+    done += run;
+  }
+  return copy.data();
+}
+
 // scores[rows][n] = queries times keys first .. first + n.
 void Scores(const float* queries, int64_t rows, const LayerKv& kv, int64_t head, int64_t first,
             int64_t n, float* scores) {
   if (rows > 4) {
-    ProductTransposed(rows, n, kv.head_dim, 1.0f, queries, kv.head_dim, kv.K(head, first),
-                      kv.head_dim, 0.0f, scores, n);
+    thread_local std::vector<float> copy;
+    ProductTransposed(rows, n, kv.head_dim, 1.0f, queries, kv.head_dim,
+                      Joined(&LayerKv::K, kv, head, first, n, copy), kv.head_dim, 0.0f, scores, n);
     return;
   }
-  for (int64_t key = 0; key < n; ++key) {
-    for (int64_t r = 0; r < rows; ++r) {
-      scores[r * n + key] = Dot(queries + r * kv.head_dim, kv.K(head, first + key), kv.head_dim);
+  for (int64_t key = 0; key < n;) {
+    const float* k = kv.K(head, first + key);
+    for (const int64_t end = key + kv.Run(first + key, n - key); key < end; ++key) {
+      for (int64_t r = 0; r < rows; ++r) {
+        scores[r * n + key] = Dot(queries + r * kv.head_dim, k, kv.head_dim);
+      }
+      k += kv.head_dim;
     }
   }
 }
@@ -79,16 +99,20 @@ void Scores(const float* queries, int64_t rows, const LayerKv& kv, int64_t head,
 void AddValues(const float* weights, int64_t rows, const LayerKv& kv, int64_t head, int64_t first,
                int64_t n, float* out) {
   if (rows > 4) {
-    Product(rows, kv.head_dim, n, weights, n, kv.V(head, first), kv.head_dim, 1.0f, out,
-            kv.head_dim);
+    thread_local std::vector<float> copy;
+    Product(rows, kv.head_dim, n, weights, n, Joined(&LayerKv::V, kv, head, first, n, copy),
+            kv.head_dim, 1.0f, out, kv.head_dim);
     return;
   }
-  for (int64_t key = 0; key < n; ++key) {
+  for (int64_t key = 0; key < n;) {
     const float* v = kv.V(head, first + key);
-    for (int64_t r = 0; r < rows; ++r) {
-      const float weight = weights[r * n + key];
-      float* to = out + r * kv.head_dim;
-      for (int64_t i = 0; i < kv.head_dim; ++i) to[i] += weight * v[i];
+    for (const int64_t end = key + kv.Run(first + key, n - key); key < end; ++key) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const float weight = weights[r * n + key];
+        float* to = out + r * kv.head_dim;
+        for (int64_t i = 0; i < kv.head_dim; ++i) to[i] += weight * v[i];
+      }
+      v += kv.head_dim;
     }
   }
 }

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
@@ -51,7 +52,8 @@ class Listener final : public GenerationListener {
     diary_.Write(name_);
     if (on_started) on_started();
   }
-  void OnToken(uint32_t index, const SampledToken&) override {
+  void OnToken(uint32_t index, const SampledToken& token) override {
+    if (on_id) on_id(token.id);
     if (tokens.size() <= index) tokens.resize(index + 1);
     ++tokens[index];
     if (on_token) on_token();
@@ -66,6 +68,7 @@ class Listener final : public GenerationListener {
   }
 
   std::function<void()> on_prompt, on_started, on_token, on_ended;
+  std::function<void(uint32_t id)> on_id;
   size_t prompt_positions = 0;
   std::vector<int> tokens;  // of each answer
 
@@ -208,10 +211,10 @@ TEST_F(EngineTest, CancellingInTheMiddleOfAnAnswerStopsWithinOneStep) {
   generation->answers = 5;
   Listener* const listener = last_;
   listener->on_token = [listener, flag = generation->cancelled] {
-    if (listener->tokens.size() == 3 && listener->tokens[2] == 4) flag->Set();
+    if (listener->tokens.size() == 5 && listener->tokens[2] == 4) flag->Set();
   };
   ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
-  EXPECT_EQ(diary_.WaitFor(2)[1], "answers CANCELLED after 10+10+4");
+  EXPECT_EQ(diary_.WaitFor(2)[1], "answers CANCELLED after 4+4+4+3+3");
 }
 
 TEST_F(EngineTest, CancellingInTheMiddleOfPromptLogprobsStops) {
@@ -289,15 +292,16 @@ TEST_F(EngineTest, ARequestJoinsThoseThatRun) {
 
 TEST_F(EngineTest, NoMoreRunThanMemoryOrOptionsAllow) {
   held_->go_on.Notify();
-  const auto kv_tokens = static_cast<int64_t>(suffix_.size()) + 50;
+  // The smallest memory holds one request of 512 tokens.
   for (const EngineOptions& options :
-       {EngineOptions{.kv_tokens = 2 * kv_tokens - 1}, EngineOptions{.max_running = 1},
-        EngineOptions{.kv_tokens = 1}}) {
+       {EngineOptions{.scheduler = {.max_running = 1}}, EngineOptions{.kv_tokens = 1}}) {
     Start(options);
     int tokens = 0, at_start = 0;  // of the first
     auto first = Make("first", 0, /*max_new_tokens=*/50);
+    first->prompt.segments = {TinyTokens(1, 400)};
     Listener* const one = last_;
     auto second = Make("second", 0, /*max_new_tokens=*/50);
+    second->prompt.segments = {TinyTokens(2, 400)};
     last_->on_started = [&] { at_start = tokens; };
     absl::Notification ended;
     last_->on_ended = [&] { ended.Notify(); };
@@ -307,6 +311,82 @@ TEST_F(EngineTest, NoMoreRunThanMemoryOrOptionsAllow) {
     ended.WaitForNotification();
     EXPECT_EQ(at_start, 50) << "the second began before the first had ended";
   }
+}
+
+TEST_F(EngineTest, WhenBlocksRunOutTheLastIsPreemptedAndGetsTheSameTokens) {
+  held_->go_on.Notify();
+  auto run = [&](const std::string& name, uint32_t seed, std::vector<uint32_t>* ids,
+                 absl::BlockingCounter* ended) {
+    auto generation = Make(name, 0, /*max_new_tokens=*/200);
+    generation->prompt.segments = {TinyTokens(seed, 120)};
+    last_->on_id = [ids](uint32_t id) { ids->push_back(id); };
+    last_->on_ended = [ended] { ended->DecrementCount(); };
+    return generation;
+  };
+  std::vector<uint32_t> alone[3], together[3];
+  for (uint32_t i = 0; i < 3; ++i) {
+    absl::BlockingCounter ended(1);
+    ASSERT_TRUE(engine_->Submit(run("alone", i, &alone[i], &ended)).ok());
+    ended.Wait();
+  }
+  Start(EngineOptions{.kv_tokens = 1});  // 9 blocks; the three take 6 at first and 15 at the end
+  absl::BlockingCounter ended(3);
+  for (uint32_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(engine_->Submit(run("together", i, &together[i], &ended)).ok());
+  }
+  ended.Wait();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(together[i].size(), 200u);
+    EXPECT_EQ(together[i], alone[i]) << i;
+  }
+  EXPECT_GT(engine_->stats().preemptions, 0u);
+  EXPECT_EQ(diary_.WaitFor(6).size(), 6u) << "each was started once, as its client sees it";
+}
+
+TEST_F(EngineTest, ManyAnswersAndNoRoomForAllOfThem) {
+  held_->go_on.Notify();
+  for (const int64_t kv_tokens : {0, 1}) {
+    Start(EngineOptions{.kv_tokens = kv_tokens});
+    auto generation = Make("answers", 0, /*max_new_tokens=*/100);
+    generation->prompt.segments = {TinyTokens(1, 300)};
+    generation->answers = 20;
+    absl::Notification ended;
+    std::vector<int> tokens;
+    last_->on_ended = [&, listener = last_] {
+      tokens = listener->tokens;
+      ended.Notify();
+    };
+    ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+    ended.WaitForNotification();
+    EXPECT_EQ(tokens, std::vector<int>(20, 100));
+  }
+}
+
+TEST_F(EngineTest, NothingIsHeldWhenAllHaveEnded) {
+  held_->go_on.Notify();
+  Start(/*capacity=*/40);
+  absl::BlockingCounter ended(30);
+  for (int i = 0; i < 30; ++i) {
+    auto generation = Make("one", i % 3, /*max_new_tokens=*/1 + i * 7 % 60);
+    generation->prompt = TinyRequest({lead_, i % 2 == 0 ? a_ : b_, TinyTokens(i, 20 + i)});
+    generation->prompt.max_new_tokens = 1 + i * 7 % 60;
+    generation->answers = 1 + i % 4;
+    Listener* const listener = last_;
+    if (i % 5 == 0) {
+      last_->on_token = [listener, flag = generation->cancelled] {
+        if (listener->tokens[0] == 5) flag->Set();
+      };
+    }
+    if (i % 5 == 1) generation->cancelled->Set();
+    last_->on_ended = [&] { ended.DecrementCount(); };
+    ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+  }
+  ended.Wait();
+  // The listeners hear of it just before the blocks are given back.
+  while (engine_->stats().running > 0) std::this_thread::yield();
+  const EngineStats stats = engine_->stats();
+  EXPECT_EQ(stats.free_blocks + stats.idle_blocks, stats.kv_blocks);
+  EXPECT_EQ(stats.waiting, 0u);
 }
 
 }  // namespace

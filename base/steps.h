@@ -1,0 +1,161 @@
+// Work in steps: a C++20 coroutine that stops at every `co_await NextStep()`, so that who runs it
+// can do other work in between, on the same thread.
+#ifndef TESSERA_BASE_STEPS_H_
+#define TESSERA_BASE_STEPS_H_
+
+#include <coroutine>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+// RETURN_IF_ERROR and ASSIGN_OR_RETURN (base/status_macros.h) for coroutines.
+#define CO_RETURN_IF_ERROR(expression)                  \
+  do {                                                  \
+    absl::Status tessera_status = (expression);         \
+    if (!tessera_status.ok()) co_return tessera_status; \
+  } while (false)
+
+#define CO_ASSIGN_OR_RETURN(left, expression) \
+  TESSERA_CO_ASSIGN_OR_RETURN(TESSERA_CO_CONCAT(tessera_or_, __LINE__), left, expression)
+
+#define TESSERA_CO_CONCAT_INNER(a, b) a##b
+#define TESSERA_CO_CONCAT(a, b) TESSERA_CO_CONCAT_INNER(a, b)
+#define TESSERA_CO_ASSIGN_OR_RETURN(result, left, expression) \
+  auto result = (expression);                                 \
+  if (!result.ok()) co_return std::move(result).status();     \
+  left = std::move(result).value()
+
+namespace tessera {
+
+// What the next step of some work is like.
+enum class StepState {
+  kReady,    // there is work to do
+  kWaiting,  // it waits for something to arrive; a step now only looks whether it has
+  kDone,     // the result is here
+};
+
+namespace steps_internal {
+
+// One for a whole chain of coroutines that await each other.
+struct Chain {
+  std::coroutine_handle<> innermost;
+  StepState state = StepState::kReady;
+};
+
+struct PromiseBase {
+  Chain* chain = nullptr;
+  std::coroutine_handle<> awaiting;  // who goes on when this ends; null: the outermost
+
+  std::suspend_always initial_suspend() const noexcept { return {}; }
+  void unhandled_exception() const noexcept { std::terminate(); }
+
+  struct Final {
+    bool await_ready() const noexcept { return false; }
+    template <typename Promise>
+    std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> ended) const noexcept {
+      const PromiseBase& promise = ended.promise();
+      if (promise.awaiting) {
+        promise.chain->innermost = promise.awaiting;
+        return promise.awaiting;
+      }
+      promise.chain->state = StepState::kDone;
+      return std::noop_coroutine();
+    }
+    void await_resume() const noexcept {}
+  };
+  Final final_suspend() const noexcept { return {}; }
+};
+
+struct Pause {
+  StepState state;
+  bool await_ready() const noexcept { return false; }
+  template <typename Promise>
+  void await_suspend(std::coroutine_handle<Promise> paused) const noexcept {
+    paused.promise().chain->state = state;
+  }
+  void await_resume() const noexcept {}
+};
+
+}  // namespace steps_internal
+
+// The end of a step; the next one has work to do.
+inline steps_internal::Pause NextStep() { return {StepState::kReady}; }
+// The end of a step; nothing can be done before something arrives. The step after this one looks,
+// and waits again if it has not.
+inline steps_internal::Pause WaitStep() { return {StepState::kWaiting}; }
+
+// Work that gives a T. Either awaited by other work, as a part of it, or run by Step until done.
+// Destroying it ends it where it stands. It must not move once its first step was taken. One thread
+// at a time.
+template <typename T>
+class [[nodiscard]] Steps {
+ public:
+  struct promise_type : steps_internal::PromiseBase {
+    std::optional<T> result;
+    Steps get_return_object() {
+      return Steps(std::coroutine_handle<promise_type>::from_promise(*this));
+    }
+    template <typename U>
+    void return_value(U&& value) {
+      result.emplace(std::forward<U>(value));
+    }
+  };
+
+  Steps() = default;
+  Steps(Steps&& other) noexcept : work_(std::exchange(other.work_, nullptr)) {}
+  Steps& operator=(Steps&& other) noexcept {
+    std::swap(work_, other.work_);
+    std::swap(chain_, other.chain_);
+    return *this;
+  }
+  ~Steps() {
+    if (work_) work_.destroy();
+  }
+
+  // Runs to the next pause, or to the end. Not after kDone.
+  StepState Step() {
+    if (!chain_.innermost) {
+      chain_.innermost = work_;
+      work_.promise().chain = &chain_;
+    }
+    chain_.innermost.resume();
+    return chain_.state;
+  }
+
+  // The result, once, after kDone.
+  T TakeResult() { return *std::move(work_.promise().result); }
+
+  // Runs it to the end on the calling thread, calling `wait` whenever it waits.
+  template <typename Wait>
+  T Finish(Wait wait) {
+    for (StepState state = Step(); state != StepState::kDone; state = Step()) {
+      if (state == StepState::kWaiting) wait();
+    }
+    return TakeResult();
+  }
+
+  // As a part of other work.
+  bool await_ready() const noexcept { return false; }
+  template <typename Promise>
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> awaiting) noexcept {
+    promise_type& promise = work_.promise();
+    promise.chain = awaiting.promise().chain;
+    promise.awaiting = awaiting;
+    promise.chain->innermost = work_;
+    return work_;
+  }
+  T await_resume() { return TakeResult(); }
+
+ private:
+  explicit Steps(std::coroutine_handle<promise_type> work) : work_(work) {}
+
+  std::coroutine_handle<promise_type> work_;
+  steps_internal::Chain chain_;
+};
+
+}  // namespace tessera
+
+#endif  // TESSERA_BASE_STEPS_H_
