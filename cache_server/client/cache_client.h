@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +36,10 @@ struct FetchOptions {
   absl::Duration use_within = absl::ZeroDuration();
   // The targets are a chain of prefix blocks: those after the first miss are misses too.
   bool stop_at_first_miss = false;
+  // Called when HeaderReady or SliceReady may say something new, for who asks instead of waiting:
+  // on any thread, from when Fetch is called to when the stream's destructor returns. It must be
+  // quick, and must not call the stream. May come for nothing; nobody calls when ready_by passes.
+  std::function<void()> on_progress = nullptr;
 };
 
 // One piece to store; the memory must live until Store returns.
@@ -60,6 +65,14 @@ class FetchStream {
   // (missing, stream broken, too late, wrong checksum, cancelled), and neither will any later layer
   // of this target; what came before may be used, but the whole piece should be recomputed.
   virtual bool WaitForSlice(size_t target, uint32_t layer) = 0;
+
+  // Whether WaitForHeader, or WaitForSlice of this slice, would return at once: with bytes, or
+  // because they do not come. Never wait for the server; SliceReady may copy and verify slices.
+  virtual bool HeaderReady() = 0;
+  virtual bool SliceReady(size_t target, uint32_t layer) = 0;
+  // When to ask again at the latest, though on_progress was not called: a deadline passes then.
+  // From the last deadline on everything is ready.
+  virtual absl::Time ready_by() = 0;
 
   // The bytes of a slice that WaitForSlice said true for, until the stream's end: in the target's
   // memory if it has one. Without one they may be the server's own memory, under a lease: whoever

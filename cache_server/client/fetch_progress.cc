@@ -9,12 +9,15 @@
 
 namespace tessera {
 
-FetchProgress::FetchProgress(std::vector<FetchTarget> targets)
-    : targets_(std::move(targets)), filling_(targets_.size()), states_(targets_.size()) {}
+FetchProgress::FetchProgress(std::vector<FetchTarget> targets, std::function<void()> on_progress)
+    : targets_(std::move(targets)),
+      on_progress_(std::move(on_progress)),
+      filling_(targets_.size()),
+      states_(targets_.size()) {}
 
 void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entries) {
   CHECK_LE(first + entries.size(), targets_.size());
-  absl::MutexLock lock(&mutex_);
+  absl::ReleasableMutexLock lock(&mutex_);
   for (size_t i = 0; i < entries.size(); ++i) {
     const HeaderEntry& entry = entries[i];
     const FetchTarget& target = targets_[first + i];
@@ -36,6 +39,8 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
     }
     state.has_header = true;
   }
+  lock.Release();
+  Tell();
 }
 
 absl::Status FetchProgress::CheckPart(size_t target, const SlicePart& part) const {
@@ -81,18 +86,24 @@ absl::Status FetchProgress::AddPart(size_t target, const ReceivedMessage& messag
         absl::StrCat("wrong checksum: layer ", part.layer, " of ", wanted.key.ToHex()));
   }
   filling = {.layer = part.layer + 1, .offset = 0};
-  absl::MutexLock lock(&mutex_);
-  if (!states_[target].closed) states_[target].ready_layers = part.layer + 1;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!states_[target].closed) states_[target].ready_layers = part.layer + 1;
+  }
+  Tell();
   return absl::OkStatus();
 }
 
 void FetchProgress::Close(size_t first, size_t end) {
-  absl::MutexLock lock(&mutex_);
-  for (size_t i = first; i < end; ++i) states_[i].closed = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = first; i < end; ++i) states_[i].closed = true;
+  }
+  Tell();
 }
 
 void FetchProgress::CloseAfterFirstMiss() {
-  absl::MutexLock lock(&mutex_);
+  absl::ReleasableMutexLock lock(&mutex_);
   bool missed = false;
   for (State& state : states_) {
     if (missed) {
@@ -101,6 +112,8 @@ void FetchProgress::CloseAfterFirstMiss() {
     }
     missed = missed || state.tier.empty();
   }
+  lock.Release();
+  Tell();
 }
 
 bool FetchProgress::IsComplete(size_t first, size_t end) const {
@@ -114,11 +127,20 @@ bool FetchProgress::IsComplete(size_t first, size_t end) const {
 
 bool FetchProgress::WaitForHeader(size_t first, size_t end, absl::Time deadline) const {
   absl::MutexLock lock(&mutex_);
-  // All targets of one stream get their header together, so its last one speaks for all of them.
-  auto arrived = [this, first, end]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return first == end || states_[end - 1].has_header || states_[end - 1].closed;
-  };
+  auto arrived = [this, first, end]()
+                     ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HeaderIsHere(first, end); };
   return mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline);
+}
+
+bool FetchProgress::HasHeader(size_t first, size_t end) const {
+  absl::MutexLock lock(&mutex_);
+  return HeaderIsHere(first, end);
+}
+
+bool FetchProgress::IsDecided(size_t target, uint32_t layer) const {
+  CHECK_LT(target, targets_.size());
+  absl::MutexLock lock(&mutex_);
+  return SliceIsDecided(target, layer);
 }
 
 std::vector<std::string> FetchProgress::Tiers() const {
@@ -133,7 +155,9 @@ bool FetchProgress::WaitForSlice(size_t target, uint32_t layer, absl::Time deadl
   CHECK_LT(target, targets_.size());
   absl::MutexLock lock(&mutex_);
   State& state = states_[target];
-  auto decided = [&state, layer]() { return state.ready_layers > layer || state.closed; };
+  auto decided = [this, target, layer]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return SliceIsDecided(target, layer);
+  };
   if (!mutex_.AwaitWithDeadline(absl::Condition(&decided), deadline)) state.closed = true;
   return state.ready_layers > layer;
 }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,7 +33,9 @@ struct HeaderEntry {
 // different targets may be filled by different threads.
 class FetchProgress {
  public:
-  explicit FetchProgress(std::vector<FetchTarget> targets);
+  // on_progress: as FetchOptions'; called after every change that HasHeader or IsDecided can see.
+  explicit FetchProgress(std::vector<FetchTarget> targets,
+                         std::function<void()> on_progress = nullptr);
 
   const std::vector<FetchTarget>& targets() const { return targets_; }
 
@@ -62,6 +65,11 @@ class FetchProgress {
   // `deadline`.
   bool WaitForHeader(size_t first, size_t end, absl::Time deadline) const;
 
+  // Without waiting: whether WaitForHeader, or WaitForSlice, would return at once before its
+  // deadline.
+  bool HasHeader(size_t first, size_t end) const;
+  bool IsDecided(size_t target, uint32_t layer) const;
+
   // The tier of each target, empty for a miss or when no header came.
   std::vector<std::string> Tiers() const;
 
@@ -87,8 +95,21 @@ class FetchProgress {
   };
 
   absl::Status CheckPart(size_t target, const SlicePart& part) const;
+  // All targets of one stream get their header together, so its last one speaks for all of them.
+  bool HeaderIsHere(size_t first, size_t end) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return first == end || states_[end - 1].has_header || states_[end - 1].closed;
+  }
+  // Whether it is known if a slice comes; one of a layer that there is not never does.
+  bool SliceIsDecided(size_t target, uint32_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const State& state = states_[target];
+    return state.ready_layers > layer || state.closed || layer >= targets_[target].layers;
+  }
+  void Tell() const {
+    if (on_progress_) on_progress_();
+  }
 
   const std::vector<FetchTarget> targets_;
+  const std::function<void()> on_progress_;
   std::vector<Filling> filling_;
   mutable absl::Mutex mutex_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);

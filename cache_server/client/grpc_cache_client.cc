@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,8 +27,8 @@ namespace {
 class GrpcFetchStream : public FetchStream {
  public:
   GrpcFetchStream(std::vector<FetchTarget> targets, FetchCallOptions options,
-                  absl::Duration header_timeout)
-      : progress_(std::move(targets)),
+                  absl::Duration header_timeout, std::function<void()> on_progress)
+      : progress_(std::move(targets), std::move(on_progress)),
         options_(std::move(options)),
         header_deadline_(std::min(options_.deadline, absl::Now() + header_timeout)) {}
 
@@ -60,6 +61,26 @@ class GrpcFetchStream : public FetchStream {
   bool WaitForSlice(size_t target, uint32_t layer) override {
     AwaitHeader();
     return progress_.WaitForSlice(target, layer, options_.deadline);
+  }
+
+  bool HeaderReady() override {
+    if (header_waited_.load(std::memory_order_acquire)) return true;
+    const auto is_here = [this](const auto& call) {
+      return progress_.HasHeader(call->first(), call->end());
+    };
+    const bool late = absl::Now() >= header_deadline_;
+    if (!late && !std::all_of(calls_.begin(), calls_.end(), is_here)) return false;
+    AwaitHeader();  // which has nothing left to wait for
+    return true;
+  }
+
+  bool SliceReady(size_t target, uint32_t layer) override {
+    if (!HeaderReady()) return false;
+    return progress_.IsDecided(target, layer) || absl::Now() >= options_.deadline;
+  }
+
+  absl::Time ready_by() override {
+    return header_waited_.load(std::memory_order_acquire) ? options_.deadline : header_deadline_;
   }
 
   absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
@@ -127,7 +148,7 @@ class ChannelCacheClient : public GrpcCacheClient {
         .token = token_,
         .on_damaged = [this](const ChunkKey& key) { background_.Delete(key); }};
     auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), std::move(call),
-                                                    options_.header_timeout);
+                                                    options_.header_timeout, options.on_progress);
     if (wanted && outcomes_->Allow()) {
       const size_t turn = next_fetch_.fetch_add(1, std::memory_order_relaxed) % fetches_.size();
       stream->Start(fetches_[turn].get(), options_.keys_per_call, outcomes_);

@@ -13,6 +13,9 @@ class NullFetchStream : public FetchStream {
   explicit NullFetchStream(size_t targets) : targets_(targets) {}
   std::vector<std::string> WaitForHeader() override { return std::vector<std::string>(targets_); }
   bool WaitForSlice(size_t, uint32_t) override { return false; }
+  bool HeaderReady() override { return true; }
+  bool SliceReady(size_t, uint32_t) override { return true; }
+  absl::Time ready_by() override { return absl::InfiniteFuture(); }
   absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
   bool LeaseHeld() override { return true; }
   void Cancel() override {}

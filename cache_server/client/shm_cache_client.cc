@@ -43,6 +43,7 @@ class ShmCacheClient : public CacheClient {
       rest.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration());
       return grpc_->Fetch(targets, rest);
     };
+    fetch.on_progress = options.on_progress;
     auto stream = std::make_unique<ShmFetchStream>(
         &link_, grpc_->outcomes(), *std::move(connection), std::move(targets), std::move(fetch));
     stream->Start();

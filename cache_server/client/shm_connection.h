@@ -41,6 +41,9 @@ class ShmConnection {
 
   const std::shared_ptr<const ShmMapping>& mapping() const { return mapping_; }
 
+  // The socket, to be watched for what can be received.
+  int socket() const { return socket_.get(); }
+
   // A number for the next call.
   uint64_t NextCall() { return ++last_call_; }
 

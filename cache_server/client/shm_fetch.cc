@@ -24,6 +24,7 @@ ShmFetchStream::ShmFetchStream(ShmLink* link, std::shared_ptr<CallOutcomes> outc
       pieces_(targets_.size()) {}
 
 ShmFetchStream::~ShmFetchStream() {
+  link_->sockets().Remove(connection_->socket());
   link_->StopRenewing(connection_.get());
   bool reusable = false;
   {
@@ -45,16 +46,21 @@ void ShmFetchStream::Start() {
   const ShmAcquire acquire = {.stop_at_first_miss = options_.stop_at_first_miss ? 1u : 0u};
   const ShmPacket packet =
       MakeShmPacket(ShmType::kAcquire, call_, acquire, absl::MakeConstSpan(keys));
-  const absl::Status sent = connection_->Send(packet, absl::InfinitePast());
+  absl::Status started = connection_->Send(packet, absl::InfinitePast());
+  if (started.ok() && options_.on_progress) {
+    started = link_->sockets().Add(connection_->socket(), options_.on_progress);
+  }
   absl::MutexLock lock(&mutex_);
-  if (!sent.ok()) Break(sent);
+  if (!started.ok()) Break(started);
 }
 
 template <typename Done>
-void ShmFetchStream::ReadUntil(const Done& done) {
+void ShmFetchStream::ReadUntil(const Done& done, Patience patience) {
+  const bool may_wait = patience == Patience::kUntilDeadline;
   while (!done() && !Over()) {
     const absl::Time until = answered_ ? options_.deadline : options_.acquire_deadline;
     if (absl::Now() >= options_.deadline) return;
+    if (reading_ && !may_wait) return;
     if (reading_) {
       // Another thread reads, and takes in what comes for all.
       auto changed = [this, &done]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -65,15 +71,19 @@ void ShmFetchStream::ReadUntil(const Done& done) {
     }
     reading_ = true;
     mutex_.Unlock();
-    const auto packet = connection_->Receive(until);
+    const auto packet = connection_->Receive(may_wait ? until : absl::InfinitePast());
     mutex_.Lock();
     reading_ = false;
     if (cancelled_) return;
     absl::Status status = packet.status();
     if (packet.ok()) status = Take(*packet);
-    // Late news of pieces are no failure: whoever waits for them has waited long enough.
-    if (absl::IsDeadlineExceeded(status) && answered_) continue;
+    if (absl::IsDeadlineExceeded(status)) {
+      if (absl::Now() < until) return;
+      // Late news of pieces are no failure: whoever waits for them has waited long enough.
+      if (answered_) continue;
+    }
     if (!status.ok()) Break(status);
+    Tell();
   }
 }
 
@@ -164,15 +174,15 @@ void ShmFetchStream::TryFallBack() {
   fallback_ = options_.fall_back();
 }
 
-void ShmFetchStream::AwaitHeader() {
-  ReadUntil([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return answered_; });
+void ShmFetchStream::ReadHeader(Patience patience) {
+  ReadUntil([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return answered_; }, patience);
 }
 
 std::vector<std::string> ShmFetchStream::WaitForHeader() {
   FetchStream* fallback = nullptr;
   {
     absl::MutexLock lock(&mutex_);
-    AwaitHeader();
+    ReadHeader(Patience::kUntilDeadline);
     fallback = fallback_.get();
     if (fallback == nullptr) {
       std::vector<std::string> tiers;
@@ -183,21 +193,53 @@ std::vector<std::string> ShmFetchStream::WaitForHeader() {
   return fallback->WaitForHeader();
 }
 
-bool ShmFetchStream::WaitForSlice(size_t target, uint32_t layer) {
+bool ShmFetchStream::HeaderReady() {
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    ReadHeader(Patience::kNone);
+    fallback = fallback_.get();
+    if (fallback == nullptr) return answered_ || Over() || absl::Now() >= options_.deadline;
+  }
+  return fallback->HeaderReady();
+}
+
+std::optional<bool> ShmFetchStream::Verdict(size_t target, uint32_t layer, Patience patience) {
   CHECK_LT(target, targets_.size());
   FetchStream* fallback = nullptr;
   {
     absl::MutexLock lock(&mutex_);
-    AwaitHeader();
+    ReadHeader(patience);
     const Piece& piece = pieces_[target];
-    ReadUntil([this, &piece]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return piece.state != ShmState::kPending || piece.failed;
-    });
-    const bool ready = fallback_ == nullptr && MakeReady(target, layer);
+    auto known = [this, &piece]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return answered_ && (piece.state != ShmState::kPending || piece.failed);
+    };
+    if (answered_) ReadUntil(known, patience);
+    const bool final = known() || Over() || absl::Now() >= options_.deadline;
+    const bool ready = final && fallback_ == nullptr && MakeReady(target, layer);
     fallback = fallback_.get();
-    if (fallback == nullptr) return ready;
+    if (fallback == nullptr) return final ? std::optional<bool>(ready) : std::nullopt;
   }
+  if (patience == Patience::kNone && !fallback->SliceReady(target, layer)) return std::nullopt;
   return fallback->WaitForSlice(target, layer);
+}
+
+bool ShmFetchStream::WaitForSlice(size_t target, uint32_t layer) {
+  return Verdict(target, layer, Patience::kUntilDeadline).value_or(false);
+}
+
+bool ShmFetchStream::SliceReady(size_t target, uint32_t layer) {
+  return Verdict(target, layer, Patience::kNone).has_value();
+}
+
+absl::Time ShmFetchStream::ready_by() {
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    fallback = fallback_.get();
+    if (fallback == nullptr) return answered_ ? options_.deadline : options_.acquire_deadline;
+  }
+  return fallback->ready_by();
 }
 
 bool ShmFetchStream::MakeReady(size_t target, uint32_t layer) {
@@ -310,6 +352,7 @@ void ShmFetchStream::Cancel() {
   cancelled_ = true;
   connection_->Shutdown();  // wakes who reads
   if (fallback_ != nullptr) fallback_->Cancel();
+  Tell();
 }
 
 }  // namespace tessera

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,10 +30,12 @@ struct ShmFetchOptions {
   bool stop_at_first_miss = false;
   // Begins the same fetch over gRPC; called once at most.
   std::function<std::unique_ptr<FetchStream>()> fall_back;
+  std::function<void()> on_progress;  // FetchOptions'; may be empty
 };
 
 // The server's word on all targets is one answer; after it nothing travels but the news of pieces
-// that it still loads. Whoever waits reads the socket, and copies or verifies on its own thread.
+// that it still loads. Whoever waits or asks reads the socket, and copies or verifies on its own
+// thread; that something can be read is seen by the link's thread, if somebody wants to be told.
 //
 // As long as no slice was handed out, what fails here is fetched over gRPC instead, all of it:
 // then this object only passes calls on.
@@ -49,6 +52,9 @@ class ShmFetchStream : public FetchStream {
 
   std::vector<std::string> WaitForHeader() override;
   bool WaitForSlice(size_t target, uint32_t layer) override;
+  bool HeaderReady() override;
+  bool SliceReady(size_t target, uint32_t layer) override;
+  absl::Time ready_by() override;
   absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override;
   bool LeaseHeld() override;
   void Cancel() override;
@@ -67,10 +73,17 @@ class ShmFetchStream : public FetchStream {
   bool Over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return cancelled_ || broken_ || fallback_ != nullptr;
   }
-  // Reads what the server sends until done() or Over(), or it is too late.
+  // Reads what the server sends until done() or Over(), or it is too late; only what is there, if
+  // it may not wait.
+  enum class Patience { kNone, kUntilDeadline };
   template <typename Done>
-  void ReadUntil(const Done& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AwaitHeader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadUntil(const Done& done, Patience patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadHeader(Patience patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a slice has come; nothing while that is not known, which only the impatient see.
+  std::optional<bool> Verdict(size_t target, uint32_t layer, Patience patience);
+  void Tell() const {
+    if (options_.on_progress) options_.on_progress();
+  }
 
   absl::Status Take(absl::Span<const std::byte> packet) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status TakeAcquired(absl::Span<const std::byte> packet)

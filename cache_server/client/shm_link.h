@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "cache_server/client/shm_connection.h"
+#include "cache_server/client/socket_watch.h"
 
 namespace tessera {
 
@@ -56,6 +57,9 @@ class ShmLink {
   void StartRenewing(ShmConnection* connection, uint64_t lease, absl::Time until);
   void StopRenewing(ShmConnection* connection);
 
+  // Who asks instead of waiting is told by this one what connections have received something.
+  SocketWatch& sockets() { return sockets_; }
+
  private:
   enum class State {
     kUnknown,  // to be asked for, when `not_before_` is over
@@ -91,6 +95,7 @@ class ShmLink {
   absl::flat_hash_map<ShmConnection*, Renewal> renewals_ ABSL_GUARDED_BY(mutex_);
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;  // there is something new for the thread
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  SocketWatch sockets_;
   std::thread thread_;
 };
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/auto_reset_event.h"
 #include "cache_server/client/cache_client.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/server_fixture.h"
@@ -107,6 +108,30 @@ TEST_P(PausedServerTest, RunsIntoTheDeadline) {
   const absl::Time start = absl::Now();
   {
     const auto stream = client->Fetch(memory.Targets(), {.timeout = absl::Milliseconds(600)});
+    EXPECT_FALSE(stream->WaitForSlice(0, 0));
+  }
+  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
+  EXPECT_EQ(client->counters().shm_fallbacks, shared_memory ? 1u : 0u);
+  server.Signal(SIGCONT);
+}
+
+TEST_P(PausedServerTest, IsNotWaitedForByWhoAsks) {
+  const bool shared_memory = GetParam();
+  ServerProcess server("127.0.0.1:0");
+  const auto client = MakeClient(server.address(), shared_memory);
+  PieceMemory memory(0, kPieces, kShape);
+  ASSERT_EQ(client->Store(memory.Sources(), absl::Seconds(60)), kPieces);
+  server.Signal(SIGSTOP);
+  const absl::Time start = absl::Now();
+  {
+    AutoResetEvent progress;
+    const auto stream = client->Fetch(
+        memory.Targets(),
+        {.timeout = absl::Milliseconds(600), .on_progress = [&] { progress.Signal(); }});
+    EXPECT_FALSE(stream->HeaderReady());
+    while (!stream->HeaderReady()) progress.Await(stream->ready_by());
+    EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>(kPieces));
+    EXPECT_TRUE(stream->SliceReady(0, 0));
     EXPECT_FALSE(stream->WaitForSlice(0, 0));
   }
   EXPECT_LT(absl::Now() - start, absl::Seconds(4));

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/auto_reset_event.h"
 #include "cache_server/client/cache_client.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/server_fixture.h"
@@ -78,6 +79,18 @@ class TransportConformance : public ::testing::Test {
            std::memcmp(got.data(), bytes.data() + layer * shape.slice_bytes, got.size()) == 0;
   }
 
+  // What a reader does that asks instead of waiting: looks when something has come, or when the
+  // stream says so.
+  template <typename Ready>
+  void AskUntil(FetchStream& stream, const Ready& ready) {
+    while (!ready()) progress_.Await(stream.ready_by());
+  }
+  FetchOptions AskingWithin(absl::Duration timeout) {
+    FetchOptions options = Within(timeout);
+    options.on_progress = [this] { progress_.Signal(); };
+    return options;
+  }
+
   // Whether a stored piece can be fetched, trying for a while: for a server that comes back.
   bool FetchesWithin(absl::Duration patience, uint32_t number) {
     const absl::Time deadline = absl::Now() + patience;
@@ -90,6 +103,7 @@ class TransportConformance : public ::testing::Test {
     return false;
   }
 
+  AutoResetEvent progress_;
   SharedServer server_;
   std::unique_ptr<CacheClient> client_;
   bool broken_ = false;  // this test breaks the way on purpose
@@ -336,6 +350,85 @@ TYPED_TEST_P(TransportConformance, TooLateIsAMiss) {
   this->server_.slow_control->OpenGate();
 }
 
+TYPED_TEST_P(TransportConformance, AReaderThatAsksSeesAllThatComes) {
+  for (const uint32_t number : {0, 1, 3}) this->server_.Put(number, kShape);
+  this->server_.PutBelow(4, kShape);
+  PieceMemory fetched(0, 5, kShape);
+  const auto stream = this->client_->Fetch(fetched.Targets(), this->AskingWithin(kLong));
+  this->AskUntil(*stream, [&] { return stream->HeaderReady(); });
+  const std::vector<std::string> tiers = stream->WaitForHeader();
+  for (uint32_t layer = 0; layer < kShape.layers; ++layer) {
+    for (uint32_t i = 0; i < 5; ++i) {
+      this->AskUntil(*stream, [&] { return stream->SliceReady(i, layer); });
+      EXPECT_EQ(stream->WaitForSlice(i, layer), i != 2) << i;
+    }
+  }
+  for (const uint32_t i : {0, 1, 3, 4}) {
+    EXPECT_FALSE(tiers[i].empty());
+    EXPECT_TRUE(fetched.Holds(i)) << i;
+  }
+  EXPECT_TRUE(tiers[2].empty());
+  EXPECT_TRUE(stream->SliceReady(0, 0)) << "what was ready stays so";
+  EXPECT_TRUE(stream->SliceReady(0, kShape.layers)) << "there is no such layer";
+}
+
+TYPED_TEST_P(TransportConformance, AskingNeverWaitsForTheServer) {
+  this->server_.PutBelow(0, kShape);
+  this->server_.slow_control->CloseGate();  // it is found, and not loaded for now
+  PieceMemory fetched(0, 1, kShape);
+  const auto stream = this->client_->Fetch(fetched.Targets(), this->AskingWithin(kLong));
+  this->AskUntil(*stream, [&] { return stream->HeaderReady(); });
+  this->server_.slow_control->WaitForArrivals(1);
+  EXPECT_FALSE(stream->SliceReady(0, 0));
+  this->server_.slow_control->OpenGate();
+  this->AskUntil(*stream, [&] { return stream->SliceReady(0, kShape.layers - 1); });
+  EXPECT_TRUE(stream->WaitForSlice(0, kShape.layers - 1));
+  EXPECT_TRUE(fetched.Holds(0));
+}
+
+TYPED_TEST_P(TransportConformance, WhatIsTooLateIsReadyToFail) {
+  this->server_.PutBelow(0, kShape);
+  this->server_.slow_control->CloseGate();
+  const absl::Time start = absl::Now();
+  {
+    const auto stream = this->client_->Fetch(this->InPlace(0, 1, kShape),
+                                             this->AskingWithin(absl::Milliseconds(300)));
+    this->AskUntil(*stream, [&] { return stream->SliceReady(0, 0); });
+    EXPECT_FALSE(stream->WaitForSlice(0, 0));
+    EXPECT_TRUE(stream->HeaderReady());
+  }
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(300));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  this->server_.slow_control->OpenGate();
+}
+
+TYPED_TEST_P(TransportConformance, CancelMakesAllReady) {
+  this->server_.PutBelow(0, kShape);
+  this->server_.slow_control->CloseGate();
+  const auto stream = this->client_->Fetch(this->InPlace(0, 2, kShape), this->AskingWithin(kLong));
+  std::thread canceller([&] { stream->Cancel(); });
+  this->AskUntil(*stream, [&] { return stream->SliceReady(0, 0) && stream->SliceReady(1, 0); });
+  canceller.join();
+  EXPECT_FALSE(stream->WaitForSlice(0, 0));
+  EXPECT_TRUE(stream->HeaderReady());
+  this->server_.slow_control->OpenGate();
+}
+
+TYPED_TEST_P(TransportConformance, AServerThatEndsMakesAllReady) {
+  this->broken_ = true;
+  this->server_.PutBelow(0, kShape);
+  this->server_.slow_control->CloseGate();
+  const auto stream = this->client_->Fetch(this->InPlace(0, 1, kShape), this->AskingWithin(kLong));
+  this->AskUntil(*stream, [&] { return stream->HeaderReady(); });
+  std::thread stopper([&] { this->server_.Stop(); });
+  const absl::Time start = absl::Now();
+  this->AskUntil(*stream, [&] { return stream->SliceReady(0, 0); });
+  EXPECT_FALSE(stream->WaitForSlice(0, 0));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  this->server_.slow_control->OpenGate();
+  stopper.join();
+}
+
 TYPED_TEST_P(TransportConformance, ManyFetchesSideBySide) {
   PieceMemory stored(0, 16, kShape);
   EXPECT_EQ(this->client_->Store(stored.Sources(), kLong), 16u);
@@ -422,8 +515,10 @@ REGISTER_TYPED_TEST_SUITE_P(TransportConformance, StoreThenFetchIntoMemory, Fetc
                             StopAtFirstMiss, LoadedFromALowerTier, GoneBeforeItWasLoaded,
                             ErasedWhileReadStaysRight, DroppingAStreamFreesItsPins,
                             DamagedPieceIsAMissAndErased, CancelWakesWaiters, TooLateIsAMiss,
-                            ManyFetchesSideBySide, ServerThatEndsInMidFetchIsFoundAgain,
-                            EvictionNeverGivesWrongBytes);
+                            AReaderThatAsksSeesAllThatComes, AskingNeverWaitsForTheServer,
+                            WhatIsTooLateIsReadyToFail, CancelMakesAllReady,
+                            AServerThatEndsMakesAllReady, ManyFetchesSideBySide,
+                            ServerThatEndsInMidFetchIsFoundAgain, EvictionNeverGivesWrongBytes);
 
 }  // namespace tessera::testing
 

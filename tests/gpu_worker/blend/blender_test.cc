@@ -206,6 +206,11 @@ class BreakingClient final : public CacheClient {
     bool WaitForSlice(size_t target, uint32_t layer) override {
       return (layer < layer_ || target % 3 != 2) && real_->WaitForSlice(target, layer);
     }
+    bool HeaderReady() override { return real_->HeaderReady(); }
+    bool SliceReady(size_t target, uint32_t layer) override {
+      return real_->SliceReady(target, layer);
+    }
+    absl::Time ready_by() override { return real_->ready_by(); }
     absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
       return real_->Slice(target, layer);
     }
@@ -266,6 +271,12 @@ class StuckClient final : public CacheClient {
       cancelled_.WaitForNotification();
       return false;
     }
+    bool HeaderReady() override { return true; }
+    bool SliceReady(size_t, uint32_t) override {
+      if (!client_.waiting.HasBeenNotified()) client_.waiting.Notify();
+      return cancelled_.HasBeenNotified();
+    }
+    absl::Time ready_by() override { return absl::InfiniteFuture(); }
     absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
     bool LeaseHeld() override { return true; }
     void Cancel() override { cancelled_.Notify(); }
