@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 // RETURN_IF_ERROR and ASSIGN_OR_RETURN (base/status_macros.h) for coroutines.
 #define CO_RETURN_IF_ERROR(expression)                  \
@@ -43,6 +44,7 @@ namespace steps_internal {
 struct Chain {
   std::coroutine_handle<> innermost;
   StepState state = StepState::kReady;
+  absl::Time until = absl::InfiniteFuture();  // of the last wait
 };
 
 struct PromiseBase {
@@ -71,10 +73,12 @@ struct PromiseBase {
 
 struct Pause {
   StepState state;
+  absl::Time until = absl::InfiniteFuture();
   bool await_ready() const noexcept { return false; }
   template <typename Promise>
   void await_suspend(std::coroutine_handle<Promise> paused) const noexcept {
     paused.promise().chain->state = state;
+    paused.promise().chain->until = until;
   }
   void await_resume() const noexcept {}
 };
@@ -84,8 +88,11 @@ struct Pause {
 // The end of a step; the next one has work to do.
 inline steps_internal::Pause NextStep() { return {StepState::kReady}; }
 // The end of a step; nothing can be done before something arrives. The step after this one looks,
-// and waits again if it has not.
-inline steps_internal::Pause WaitStep() { return {StepState::kWaiting}; }
+// and waits again if it has not. It is to be taken when something has arrived, and at `until` at
+// the latest.
+inline steps_internal::Pause WaitStep(absl::Time until = absl::InfiniteFuture()) {
+  return {StepState::kWaiting, until};
+}
 
 // Work that gives a T. Either awaited by other work, as a part of it, or run by Step until done.
 // Destroying it ends it where it stands. It must not move once its first step was taken. One thread
@@ -128,14 +135,10 @@ class [[nodiscard]] Steps {
   // The result, once, after kDone.
   T TakeResult() { return *std::move(work_.promise().result); }
 
-  // Runs it to the end on the calling thread, calling `wait` whenever it waits.
-  template <typename Wait>
-  T Finish(Wait wait) {
-    for (StepState state = Step(); state != StepState::kDone; state = Step()) {
-      if (state == StepState::kWaiting) wait();
-    }
-    return TakeResult();
-  }
+  // What the last step gave.
+  StepState state() const { return chain_.state; }
+  // After kWaiting: when to take the next step at the latest.
+  absl::Time waits_until() const { return chain_.until; }
 
   // As a part of other work.
   bool await_ready() const noexcept { return false; }

@@ -14,6 +14,7 @@
 #include "cache_server/client/cache_client.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/self_test.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
@@ -37,6 +38,12 @@ EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelC
       config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;
   options.kv_tokens = bytes / KvMemory::BytesPerToken(model);
   return options;
+}
+
+int64_t ChunkPoolBytes(const config::WorkerConfig& config) {
+  if (!config.chunk_pool()) return 0;
+  return config.chunk_pool_bytes() > 0 ? static_cast<int64_t>(config.chunk_pool_bytes())
+                                       : PhysicalBytes() / 8;
 }
 
 // A prompt of max_len tokens needs that much KV memory: better to know it now than in the middle of
@@ -89,7 +96,8 @@ absl::Status Serve(const config::WorkerConfig& config) {
             << " fingerprint=" << fingerprint.ToHex().substr(0, 16);
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> client,
                    ConnectCache(CacheAddressFrom(config)));
-  Blender blender(decoder.get(), client.get(), fingerprint, blend);
+  ChunkPool pool(ChunkPoolBytes(config));
+  Blender blender(decoder.get(), client.get(), fingerprint, blend, &pool);
   ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
                      config.blend() && PassesSelfTest(*decoder, blend, blender),
                      !config.cache().empty()};
@@ -102,7 +110,8 @@ absl::Status Serve(const config::WorkerConfig& config) {
   LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
             << " model=" << served.name << " device=" << ops->name()
             << " max_len=" << decoder->max_len() << " blend=" << served.blend_enabled
-            << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio;
+            << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
+            << " chunk_pool_bytes=" << pool.stats().limit_bytes;
   WaitForStopSignal();
   LOG(INFO) << "event=stopping";
   server->Shutdown();

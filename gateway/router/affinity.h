@@ -5,8 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
-#include <span>
-#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -14,13 +12,9 @@
 
 namespace tessera {
 
-// What the router knows a chunk by: same salt and same token ids, same hash, in every gateway. Two
-// chunks with one hash cost a fetch, never an answer: the cache's own keys are SHA-256.
-uint64_t ChunkHash(const std::string& salt, std::span<const uint32_t> token_ids);
-
-// Bounded: past `max_chunks` the chunk that was learnt longest ago is forgotten, and of one chunk
-// only the last kMaxHolders workers are known. Workers are numbers that the owner gives, small
-// ones. Not thread-safe.
+// Chunks are known by their ChunkHash. Bounded: past `max_chunks` the chunk that was learnt longest
+// ago is forgotten, and of one chunk only the last kMaxHolders workers are known. Workers are
+// numbers that the owner gives, small ones. Not thread-safe.
 class AffinityTable {
  public:
   static constexpr size_t kMaxHolders = 8;

@@ -4,6 +4,8 @@
 #include <span>
 #include <utility>
 
+#include "base/chunk_hash.h"
+
 namespace tessera {
 namespace {
 

@@ -3,20 +3,17 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/status_macros.h"
 #include "glog/logging.h"
 
 namespace tessera {
 
 BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
-                   const BlendRequest& request, PromptMemory memory,
-                   const std::atomic<bool>& cancelled)
+                   const BlendRequest& request, PromptMemory memory)
     : decoder_(decoder),
       ops_(decoder.ops()),
       loader_(loader),
       config_(config),
       request_(request),
-      cancelled_(cancelled),
       kv_(std::move(memory.kv)),
       resident_tokens_(memory.resident_tokens),
       placed_(decoder.config().layers, false) {
@@ -41,10 +38,6 @@ BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& 
   CHECK_GE(kv_.capacity(), prompt_rows_.count);
 }
 
-absl::Status BlendRun::CheckCancelled() const {
-  return cancelled_ ? absl::CancelledError("the request was cancelled") : absl::OkStatus();
-}
-
 Steps<absl::StatusOr<Prefilled>> BlendRun::Run() {
   Activations h;
   int64_t layer = 0;
@@ -61,15 +54,14 @@ Steps<absl::StatusOr<Prefilled>> BlendRun::Run() {
   }
   for (; layer < decoder_.config().layers; ++layer) {
     co_await NextStep();
-    CO_RETURN_IF_ERROR(RecomputeLayer(layer, h));
+    CO_RETURN_IF_ERROR(co_await RecomputeLayer(layer, h));
   }
   co_return Report(h);
 }
 
-absl::Status BlendRun::PlaceLayer(int64_t layer) {
-  RETURN_IF_ERROR(CheckCancelled());
-  if (placed_[layer]) return absl::OkStatus();
-  RETURN_IF_ERROR(loader_.WaitForLayer(layer));
+Steps<absl::Status> BlendRun::PlaceLayer(int64_t layer) {
+  if (placed_[layer]) co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(co_await loader_.Arriving(layer));
   for (size_t i = 0; i < places_.size(); ++i) {
     const RawChunk& chunk = loader_.chunk(i);
     for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
@@ -79,7 +71,7 @@ absl::Status BlendRun::PlaceLayer(int64_t layer) {
     }
   }
   placed_[layer] = true;
-  return absl::OkStatus();
+  co_return absl::OkStatus();
 }
 
 // One pass of the suffix alone over the placed chunks. Its own K and V stay in the memory until the
@@ -93,7 +85,7 @@ Steps<absl::StatusOr<std::vector<float>>> BlendRun::QueryScores() {
   const Activations h = decoder_.Embed(suffix);
   for (int64_t layer = 0; layer < layers; ++layer) {
     if (layer > 0) co_await NextStep();
-    CO_RETURN_IF_ERROR(PlaceLayer(layer));
+    CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
     const LayerKv memory = kv_.Layer(layer);
     Qkv fresh = decoder_.ProjectQkv(layer, h);
     ops_.Rotate(fresh.q, positions, decoder_.rope());
@@ -117,7 +109,7 @@ Steps<absl::StatusOr<Activations>> BlendRun::RunCheckLayers() {
     co_await NextStep();
   }
   Qkv fresh = decoder_.ProjectQkv(check, h);
-  CO_ASSIGN_OR_RETURN(const std::vector<float> scores, DeviationScores(check, fresh));
+  CO_ASSIGN_OR_RETURN(const std::vector<float> scores, co_await DeviationScores(check, fresh));
   Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
   // Fresh K and V of every row are at hand in this layer: all are used, only the chosen rows go on.
   const auto count = static_cast<int64_t>(rows_.size());
@@ -130,8 +122,9 @@ Steps<absl::StatusOr<Activations>> BlendRun::RunCheckLayers() {
   co_return chosen;
 }
 
-absl::StatusOr<std::vector<float>> BlendRun::DeviationScores(int64_t layer, const Qkv& fresh) {
-  RETURN_IF_ERROR(loader_.WaitForLayer(layer));
+Steps<absl::StatusOr<std::vector<float>>> BlendRun::DeviationScores(int64_t layer,
+                                                                    const Qkv& fresh) {
+  CO_RETURN_IF_ERROR(co_await loader_.Arriving(layer));
   const bool by_v = request_.policy.kind() == SelectionPolicy::Kind::kHkvdV;
   const Matrix values = by_v ? fresh.v.view() : fresh.k.view();
   std::vector<float> scores(ids_.size(), 0.0f);
@@ -144,7 +137,7 @@ absl::StatusOr<std::vector<float>> BlendRun::DeviationScores(int64_t layer, cons
                      absl::MakeSpan(scores).subspan(first, slice.tokens));
     }
   }
-  return scores;
+  co_return scores;
 }
 
 void BlendRun::Choose(std::vector<int32_t> picked) {
@@ -186,8 +179,8 @@ std::vector<CorrectionTask> BlendRun::CorrectionTasks(int64_t layer) const {
 }
 
 // Recomputes the chosen rows of one layer; after the last layer h is the prompt's last row alone.
-absl::Status BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
-  RETURN_IF_ERROR(PlaceLayer(layer));
+Steps<absl::Status> BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
+  CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
   Qkv fresh = decoder_.ProjectQkv(layer, h);
   // In layer 0 K and V depend on the token alone: there is nothing to correct.
   if (request_.correction && layer > 0) {
@@ -201,7 +194,7 @@ absl::Status BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
     positions = positions.last(1);
   }
   decoder_.AttendAndFinish(layer, fresh, rows_, positions, kv_, h);
-  return absl::OkStatus();
+  co_return absl::OkStatus();
 }
 
 Prefilled BlendRun::Report(const Activations& h) {

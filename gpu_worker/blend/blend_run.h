@@ -2,7 +2,6 @@
 #ifndef TESSERA_GPU_WORKER_BLEND_BLEND_RUN_H_
 #define TESSERA_GPU_WORKER_BLEND_BLEND_RUN_H_
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -19,9 +18,9 @@ class BlendRun {
  public:
   // All references must outlive it.
   BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
-           const BlendRequest& request, PromptMemory memory, const std::atomic<bool>& cancelled);
+           const BlendRequest& request, PromptMemory memory);
 
-  // The loader has been started with all segments but the last, in order. A layer is a step.
+  // The loader has begun with all segments but the last, in order. A layer is a step.
   Steps<absl::StatusOr<Prefilled>> Run();
 
  private:
@@ -32,13 +31,12 @@ class BlendRun {
     bool exact = false;
   };
 
-  absl::Status CheckCancelled() const;
-  absl::Status PlaceLayer(int64_t layer);
+  Steps<absl::Status> PlaceLayer(int64_t layer);
   Steps<absl::StatusOr<std::vector<float>>> QueryScores();
-  absl::StatusOr<std::vector<float>> DeviationScores(int64_t layer, const Qkv& fresh);
+  Steps<absl::StatusOr<std::vector<float>>> DeviationScores(int64_t layer, const Qkv& fresh);
   void Choose(std::vector<int32_t> picked);
   Steps<absl::StatusOr<Activations>> RunCheckLayers();
-  absl::Status RecomputeLayer(int64_t layer, Activations& h);
+  Steps<absl::Status> RecomputeLayer(int64_t layer, Activations& h);
   std::vector<CorrectionTask> CorrectionTasks(int64_t layer) const;
   std::vector<uint32_t> ChosenIds() const;
   Prefilled Report(const Activations& h);
@@ -48,7 +46,6 @@ class BlendRun {
   KvLoader& loader_;
   const BlendConfig& config_;
   const BlendRequest& request_;
-  const std::atomic<bool>& cancelled_;
   std::vector<uint32_t> ids_;  // of the whole prompt
   int64_t suffix_start_ = 0;
   std::vector<Place> places_;  // one per chunk

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/chunk_hash.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blend_run.h"
@@ -50,11 +51,13 @@ Layout LayoutOf(const ModelConfig& model, const std::string& weights_digest) {
 }
 
 Blender::Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fingerprint,
-                 const BlendConfig& config)
+                 const BlendConfig& config, ChunkPool* pool)
     : decoder_(*decoder),
       client_(*client),
       fingerprint_(fingerprint),
       config_(config),
+      own_pool_(pool == nullptr ? std::make_unique<ChunkPool>(0) : nullptr),
+      pool_(pool == nullptr ? *own_pool_ : *pool),
       bos_(BosOf(config.sink, decoder->config())),
       chunk_prefill_(decoder) {
   CHECK_GE(config.check_layer, 0);
@@ -64,7 +67,8 @@ Blender::Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fi
 
 WantedChunk Blender::Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
                           const std::string& salt) const {
-  return {MakeChunkKey(fingerprint_, salt, sink, tokens), sink, tokens, MakeTenant(salt)};
+  return {MakeChunkKey(fingerprint_, salt, sink, tokens), sink, tokens, MakeTenant(salt),
+          ChunkHash(salt, tokens)};
 }
 
 absl::Duration Blender::FetchTimeout(int64_t tokens) const {
@@ -127,8 +131,10 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const Ca
                                            Decoder::OnRows on_rows) {
   KvMemory kv(decoder_.config(), request.Tokens() + request.max_new_tokens);
   auto steps = Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows));
+  const CancelFlag::Hook on_cancelled(cancelled, [this] { pool_.Progress(); });
   do {
     if (cancelled.IsSet()) return absl::CancelledError("the request was cancelled");
+    if (steps.state() == StepState::kWaiting) pool_.AwaitProgress(steps.waits_until());
   } while (steps.Step() != StepState::kDone);
   return steps.TakeResult();
 }
@@ -146,10 +152,13 @@ Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, 
     wanted.push_back(Want(request.segments[i], sink, request.salt));
     tokens += static_cast<int64_t>(request.segments[i].size());
   }
-  KvLoader loader(&decoder_, &client_, &chunk_prefill_, config_.tokens_per_piece, config_.layerwise,
+  KvLoader loader(&decoder_, &client_, &chunk_prefill_, &pool_, config_.tokens_per_piece,
                   &cancelled);
-  CO_RETURN_IF_ERROR(loader.Start(wanted, FetchTimeout(tokens)));
-  BlendRun run(decoder_, loader, config_, request, std::move(memory), cancelled.value());
+  loader.Begin(wanted, FetchTimeout(tokens));
+  if (!config_.layerwise) {
+    CO_RETURN_IF_ERROR(co_await loader.Arriving(decoder_.config().layers - 1));
+  }
+  BlendRun run(decoder_, loader, config_, request, std::move(memory));
   CO_ASSIGN_OR_RETURN(Prefilled done, co_await run.Run());
   if (request.store) done.fresh = loader.TakeFresh();
   co_return done;
@@ -162,7 +171,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequ
   const std::vector<uint32_t> ids = request.Ids();
   done.tokens = static_cast<int64_t>(ids.size());
   done.kv = std::move(memory.kv);
-  PrefixRun run(&decoder_, &client_, &chunk_prefill_, ids, PrefixKeys(request),
+  PrefixRun run(&decoder_, &client_, &chunk_prefill_, &pool_, ids, PrefixKeys(request),
                 config_.tokens_per_piece, memory.resident_tokens / config_.tokens_per_piece,
                 &cancelled);
   CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(FetchTimeout(done.tokens), done.kv));

@@ -4,6 +4,7 @@
 #define TESSERA_GPU_WORKER_BLEND_BLENDER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "base/steps.h"
 #include "cache_server/chunk/layout.h"
 #include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
 #include "gpu_worker/blend/chunk_run.h"
 #include "gpu_worker/blend/kv_loader.h"
@@ -72,7 +74,7 @@ struct SegmentOutcome {
   int64_t cached_tokens = 0;      // its first tokens that came from the cache
   int64_t recomputed_tokens = 0;  // of these, chosen by the policy
   bool exact = false;             // cached in just the context that it has here
-  std::string tier;
+  std::string tier;               // of the cache server, or kWorkerTier; empty: not cached
 };
 
 struct Prefilled {
@@ -87,9 +89,10 @@ struct Prefilled {
 // Not thread-safe: one request at a time, on the thread that issues device work.
 class Blender {
  public:
-  // All must outlive the blender. fingerprint: of this model's layout.
+  // All must outlive the blender. fingerprint: of this model's layout. pool: where hot chunks stay;
+  // without one nothing stays.
   Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fingerprint,
-          const BlendConfig& config);
+          const BlendConfig& config, ChunkPool* pool = nullptr);
 
   // A prompt's way to its first logits; a layer is a step. The request and `cancelled` must outlive
   // it. With `on_rows` it is a full prefill, whatever the request says, that shows every row
@@ -112,6 +115,12 @@ class Blender {
   // kLead, where a chunk depends on its prompt.
   std::unique_ptr<ChunkRun> MakeChunkRun(absl::Span<const uint32_t> tokens, const std::string& salt,
                                          const CancelFlag* cancelled);
+
+  // Called, from any thread, whenever something may have come that a prefill waits for. Must be
+  // quick. To be set while none is under way.
+  void set_on_progress(std::function<void()> on_progress) {
+    pool_.set_on_progress(std::move(on_progress));
+  }
 
   const BlendConfig& config() const { return config_; }
 
@@ -136,6 +145,8 @@ class Blender {
   CacheClient& client_;
   const ChunkKey fingerprint_;
   const BlendConfig config_;
+  const std::unique_ptr<ChunkPool> own_pool_;  // if none was given
+  ChunkPool& pool_;
   const std::vector<uint32_t> bos_;  // the sink of kBos; empty otherwise
   ChunkPrefill chunk_prefill_;
   double seconds_per_token_ = 0.005;

@@ -1,7 +1,6 @@
 #include "gpu_worker/blend/kv_loader.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -15,133 +14,123 @@ constexpr absl::Duration kSlowestBlend = absl::Minutes(10);
 
 }  // namespace
 
-ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t piece) {
-  return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
-}
-
-FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece) {
-  return {key, static_cast<uint32_t>(chunk.layers()),
-          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)};
-}
-
-StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
-                     const Tenant& tenant) {
-  return {key, static_cast<uint32_t>(chunk.layers()),
-          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece), tenant};
-}
-
-std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
-                                   int64_t tokens_per_piece) {
-  std::vector<StoreSource> sources;
-  for (const FreshChunk& fresh : chunks) {
-    const RawChunk& chunk = *fresh.chunk;
-    for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
-      const ChunkKey key = fresh.block_keys.empty() ? PieceKeyOf(fresh.key, tokens_per_piece, piece)
-                                                    : fresh.block_keys[piece];
-      sources.push_back(SourceOf(key, chunk, piece, fresh.tenant));
-    }
-  }
-  return sources;
-}
-
 KvLoader::KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                   int64_t tokens_per_piece, bool layerwise, const CancelFlag* cancelled)
+                   ChunkPool* pool, int64_t tokens_per_piece, const CancelFlag* cancelled)
     : decoder_(*decoder),
       client_(*client),
       prefill_(*prefill),
       tokens_per_piece_(tokens_per_piece),
-      layerwise_(layerwise),
-      cancelled_(*cancelled) {}
+      cancelled_(*cancelled),
+      pool_(*pool) {}
 
-absl::Status KvLoader::Start(const std::vector<WantedChunk>& wanted, absl::Duration timeout) {
+void KvLoader::Begin(const std::vector<WantedChunk>& wanted, absl::Duration timeout) {
   std::vector<FetchTarget> targets;
+  std::vector<std::shared_ptr<ChunkLoad>> begun;
+  auto fetch = std::make_shared<ChunkFetch>();
   for (const WantedChunk& want : wanted) {
-    State state{want};
-    state.chunk = std::make_unique<RawChunk>(
-        decoder_.config(), static_cast<int64_t>(want.tokens.size()), tokens_per_piece_);
-    state.first_target = targets.size();
-    for (int64_t piece = 0; piece < state.chunk->pieces(); ++piece) {
-      const ChunkKey key = PieceKeyOf(want.key, tokens_per_piece_, piece);
-      targets.push_back(TargetOf(key, *state.chunk, piece));
+    Source source{.resident = pool_.Find(want.key), .load = nullptr};
+    if (source.resident == nullptr) source.load = pool_.FindLoad(want.key);
+    if (source.resident == nullptr && source.load == nullptr) {
+      source.load = ChunkLoad::Begin(&decoder_, &pool_, want, tokens_per_piece_);
+      source.load->AddTargets(&targets, fetch.get());
+      begun.push_back(source.load);
     }
-    chunks_.push_back(std::move(state));
+    chunks_.push_back(std::move(source));
   }
-  stream_ = client_.Fetch(std::move(targets), {.timeout = timeout, .use_within = kSlowestBlend});
-  on_cancelled_.emplace(cancelled_, [this] { stream_->Cancel(); });
-  const std::vector<std::string> tiers = stream_->WaitForHeader();
-  for (State& state : chunks_) {
-    while (state.cached_pieces < state.chunk->pieces() &&
-           !tiers[state.first_target + state.cached_pieces].empty()) {
-      ++state.cached_pieces;
-    }
-    if (state.cached_pieces > 0) state.tier = tiers[state.first_target];
-  }
-  // All that is missing is computed while the rest is on its way.
-  for (State& state : chunks_) {
-    if (state.cached_pieces < state.chunk->pieces()) {
-      RETURN_IF_ERROR(PrefillFrom(state.cached_pieces, state));
-    }
-  }
-  if (layerwise_) return absl::OkStatus();
-  for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
-    RETURN_IF_ERROR(WaitForLayer(layer));
-  }
-  return absl::OkStatus();
+  if (begun.empty()) return;
+  fetch->stream =
+      client_.Fetch(std::move(targets), {.timeout = timeout,
+                                         .use_within = kSlowestBlend,
+                                         .on_progress = [&pool = pool_] { pool.Progress(); }});
+  for (const auto& load : begun) load->SetFetch(fetch);
 }
 
-bool KvLoader::WaitForSlices(const State& state, int64_t layer) {
-  for (int64_t piece = 0; piece < state.cached_pieces; ++piece) {
-    if (!stream_->WaitForSlice(state.first_target + piece, static_cast<uint32_t>(layer))) {
-      return false;
-    }
+LoadState KvLoader::Poll(int64_t layer) {
+  LoadState state = LoadState::kReady;
+  for (const Source& source : chunks_) {
+    if (source.load == nullptr) continue;
+    const LoadState one = source.load->Poll(layer);
+    if (one == LoadState::kPrefill) return one;
+    if (one == LoadState::kWait) state = one;
   }
-  return true;
+  return state;
 }
 
-// The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
-absl::Status KvLoader::PrefillFrom(int64_t first_piece, State& state) {
-  // All that was cancelled looks like a miss here, and is not to be computed.
-  if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
-  auto fresh =
-      std::make_unique<RawChunk>(decoder_.config(), state.chunk->tokens(), tokens_per_piece_);
-  state.cached_pieces = first_piece;
-  for (int64_t layer = 0; layer < decoder_.config().layers && state.cached_pieces > 0; ++layer) {
-    if (!WaitForSlices(state, layer)) state.cached_pieces = 0;
+std::optional<PieceClaim> KvLoader::ClaimPiece() {
+  for (const Source& source : chunks_) {
+    if (source.load == nullptr) continue;
+    if (std::optional<PieceClaim> claim = source.load->Claim()) return claim;
   }
-  for (int64_t piece = 0; piece < state.cached_pieces; ++piece) {
-    std::memcpy(fresh->PieceMemory(piece), state.chunk->PieceMemory(piece),
-                fresh->PieceBytes(piece));
+  return std::nullopt;
+}
+
+absl::Time KvLoader::ready_by() const {
+  absl::Time first = absl::InfiniteFuture();
+  for (const Source& source : chunks_) {
+    if (source.load != nullptr) first = std::min(first, source.load->ready_by());
   }
-  if (state.cached_pieces == 0) state.tier.clear();
-  retired_.push_back(std::move(state.chunk));
-  state.chunk = std::move(fresh);
-  return prefill_.Run(state.wanted.sink, state.wanted.tokens, state.cached_pieces,
-                      cancelled_.value(), *state.chunk);
+  return first;
+}
+
+Steps<absl::Status> KvLoader::Computing(PieceClaim claim) {
+  if (claim.kv().capacity() == 0) {
+    CO_ASSIGN_OR_RETURN(
+        claim.kv(), prefill_.Begin(claim.sink(), claim.piece(), cancelled_.value(), claim.chunk()));
+  }
+  CO_RETURN_IF_ERROR(co_await prefill_.RunningPiece(static_cast<int64_t>(claim.sink().size()),
+                                                    claim.tokens(), claim.piece(), claim.kv(),
+                                                    claim.chunk()));
+  claim.Done();
+  co_return absl::OkStatus();
+}
+
+Steps<absl::Status> KvLoader::Arriving(int64_t layer) {
+  for (LoadState state = Poll(layer); state != LoadState::kReady; state = Poll(layer)) {
+    // All that was cancelled looks like a miss here, and is not to be computed.
+    if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
+    if (state == LoadState::kWait) {
+      co_await WaitStep(ready_by());
+    } else {
+      CO_RETURN_IF_ERROR(co_await Computing(*ClaimPiece()));
+      co_await NextStep();
+    }
+  }
+  co_return absl::OkStatus();
 }
 
 absl::Status KvLoader::WaitForLayer(int64_t layer) {
-  for (State& state : chunks_) {
+  const CancelFlag::Hook on_cancelled(cancelled_, [this] { pool_.Progress(); });
+  auto arriving = Arriving(layer);
+  while (arriving.Step() != StepState::kDone) {
     if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
-    // A partly cached chunk was completed at the start, all its layers with it.
-    if (state.cached_pieces < state.chunk->pieces() || WaitForSlices(state, layer)) continue;
-    RETURN_IF_ERROR(PrefillFrom(0, state));
+    if (arriving.state() == StepState::kWaiting) pool_.AwaitProgress(arriving.waits_until());
   }
-  return absl::OkStatus();
+  return arriving.TakeResult();
+}
+
+const RawChunk& KvLoader::chunk(size_t i) const {
+  const Source& source = chunks_[i];
+  return source.load == nullptr ? *source.resident : source.load->chunk();
 }
 
 int64_t KvLoader::cached_tokens(size_t i) const {
-  const State& state = chunks_[i];
-  return std::min(state.chunk->tokens(), state.cached_pieces * tokens_per_piece_);
+  const Source& source = chunks_[i];
+  return source.load == nullptr ? source.resident->tokens() : source.load->cached_tokens();
+}
+
+const std::string& KvLoader::tier(size_t i) const {
+  static const std::string* const resident = new std::string(kWorkerTier);
+  return chunks_[i].load == nullptr ? *resident : chunks_[i].load->tier();
 }
 
 std::vector<FreshChunk> KvLoader::TakeFresh() {
-  std::vector<FreshChunk> fresh;
-  for (State& state : chunks_) {
-    if (state.cached_pieces == state.chunk->pieces()) continue;
-    fresh.push_back(
-        {state.wanted.key, state.cached_pieces, std::move(state.chunk), state.wanted.tenant});
+  std::vector<FreshChunk> all;
+  for (const Source& source : chunks_) {
+    if (source.load == nullptr) continue;
+    if (std::optional<FreshChunk> fresh = source.load->TakeFresh())
+      all.push_back(*std::move(fresh));
   }
-  return fresh;
+  return all;
 }
 
 }  // namespace tessera

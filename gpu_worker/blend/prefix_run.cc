@@ -4,16 +4,16 @@
 
 #include "base/status_macros.h"
 #include "glog/logging.h"
-#include "gpu_worker/blend/resident_prefixes.h"
 
 namespace tessera {
 
 PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                     absl::Span<const uint32_t> ids, std::vector<ChunkKey> keys,
+                     ChunkPool* pool, absl::Span<const uint32_t> ids, std::vector<ChunkKey> keys,
                      int64_t tokens_per_block, int64_t resident, const CancelFlag* cancelled)
     : decoder_(*decoder),
       client_(*client),
       prefill_(*prefill),
+      pool_(*pool),
       ids_(ids),
       tokens_per_block_(tokens_per_block),
       blocks_(static_cast<int64_t>(keys.size())),
@@ -30,7 +30,7 @@ PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* 
 
 Steps<absl::StatusOr<Activations>> PrefixRun::Run(absl::Duration fetch_timeout,
                                                   const KvMemory& kv) {
-  if (blocks_ > resident_) Fetch(fetch_timeout);
+  if (blocks_ > resident_) CO_RETURN_IF_ERROR(co_await Fetching(fetch_timeout));
   // All that was cancelled looks like a miss here, and is not to be computed.
   if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
   const int64_t layers = chunk_->layers();
@@ -53,21 +53,27 @@ void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
 }
 
 // The stream ends here: what is late must not be written over what is computed.
-void PrefixRun::Fetch(absl::Duration timeout) {
+Steps<absl::Status> PrefixRun::Fetching(absl::Duration timeout) {
   std::vector<FetchTarget> targets;
   for (int64_t block = resident_; block < blocks_; ++block) {
     targets.push_back(TargetOf(keys_[block], *chunk_, block));
   }
   const auto stream =
-      client_.Fetch(std::move(targets), {.timeout = timeout, .stop_at_first_miss = true});
-  const CancelFlag::Hook on_cancelled(cancelled_, [&] { stream->Cancel(); });
+      client_.Fetch(std::move(targets), {.timeout = timeout,
+                                         .stop_at_first_miss = true,
+                                         .on_progress = [&pool = pool_] { pool.Progress(); }});
+  while (!stream->HeaderReady()) co_await WaitStep(stream->ready_by());
   const std::vector<std::string> tiers = stream->WaitForHeader();
-  for (; cached_blocks_ < blocks_ && !tiers[cached_blocks_ - resident_].empty(); ++cached_blocks_) {
+  for (; cached_blocks_ < blocks_; ++cached_blocks_) {
+    const int64_t target = cached_blocks_ - resident_;
+    if (tiers[target].empty()) break;
     for (uint32_t layer = 0; layer < chunk_->layers(); ++layer) {
-      if (!stream->WaitForSlice(cached_blocks_ - resident_, layer)) return;
+      while (!stream->SliceReady(target, layer)) co_await WaitStep(stream->ready_by());
+      if (!stream->WaitForSlice(target, layer)) co_return absl::OkStatus();
     }
     if (cached_blocks_ == 0) tier_ = tiers[0];
   }
+  co_return absl::OkStatus();
 }
 
 std::vector<FreshChunk> PrefixRun::TakeFresh(const Tenant& tenant) {

@@ -14,8 +14,9 @@
 #include "base/steps.h"
 #include "cache_server/chunk/key.h"
 #include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/chunk_load.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
-#include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/raw_chunk.h"
 #include "gpu_worker/model/decoder.h"
 
@@ -30,7 +31,7 @@ class PrefixRun {
   // keys: of the prompt's blocks (MakeBlockKey), all but those of its last token or later. The
   // first `resident` blocks are in the KV memory already. All pointers and `ids` (not empty) must
   // outlive it.
-  PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
+  PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill, ChunkPool* pool,
             absl::Span<const uint32_t> ids, std::vector<ChunkKey> keys, int64_t tokens_per_block,
             int64_t resident, const CancelFlag* cancelled);
 
@@ -46,19 +47,20 @@ class PrefixRun {
   std::vector<FreshChunk> TakeFresh(const Tenant& tenant);
 
  private:
-  void Fetch(absl::Duration timeout);
+  Steps<absl::Status> Fetching(absl::Duration timeout);
   void Place(int64_t block, int64_t layer, const KvMemory& kv);
 
   const Decoder& decoder_;
   CacheClient& client_;
   ChunkPrefill& prefill_;
+  ChunkPool& pool_;
   const absl::Span<const uint32_t> ids_;
   const int64_t tokens_per_block_;
   const int64_t blocks_;
   const CancelFlag& cancelled_;
   std::vector<ChunkKey> keys_;
   const int64_t resident_;
-  std::unique_ptr<RawChunk> chunk_;
+  std::shared_ptr<RawChunk> chunk_;
   int64_t cached_blocks_;
   std::string tier_;
 };

@@ -13,9 +13,6 @@
 
 namespace tessera {
 
-// What a segment's tier is called when its KV was in the worker's own memory.
-inline constexpr char kWorkerTier[] = "worker";
-
 // Whole pieces of a prompt's beginning, by their prefix keys (MakeBlockKey: all tokens up to a
 // piece's end), whose K and V are those that the cache has or would have. Requests share their
 // blocks without a copy. Holds blocks only as long as nobody else needs them: MakeRoom frees the

@@ -32,6 +32,7 @@ struct Engine::Run {
   const double rank;
   bool is_queued = true;  // counts as one that waits, for the queue's bound
   bool is_loading = false;
+  absl::Time loads_until;  // when is_loading
   GenerationRun generation;
   const CancelFlag::Hook on_cancelled;
 };
@@ -44,8 +45,10 @@ Engine::Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer,
       options_(options),
       inbox_(options.queue, kMostChunks),
       pool_(decoder->config(), PoolBlocks(options, *decoder)),
-      prefixes_(&pool_, blender->config().tokens_per_piece),
-      thread_([this] { Work(); }) {}
+      prefixes_(&pool_, blender->config().tokens_per_piece) {
+  blender_.set_on_progress([this] { inbox_.Ring(); });
+  thread_ = std::thread([this] { Work(); });
+}
 
 Engine::~Engine() {
   stopping_ = true;
@@ -55,6 +58,7 @@ Engine::~Engine() {
     for (const std::shared_ptr<CancelFlag>& flag : flags_) flag->Set();
   }
   thread_.join();
+  blender_.set_on_progress(nullptr);
 }
 
 template <typename Task>
@@ -84,7 +88,7 @@ void Engine::Work() {
   while (true) {
     if (Turn()) continue;
     if (stopping_ && runs_.empty() && chunk_ == nullptr && inbox_.IsOver()) return;
-    inbox_.Await();
+    inbox_.Await(LoadsUntil());
   }
 }
 
@@ -126,8 +130,10 @@ void Engine::TakeArrivals() {
     runs_.push_back(
         std::make_unique<Run>(submitted_++, rank, std::move(generation), parts, &inbox_));
   }
-  if (inbox_.TakeRing()) {
-    for (const auto& run : runs_) run->is_loading = false;  // a step will tell
+  // Something may have come for those that load; a step will tell.
+  const bool rung = inbox_.TakeRing();
+  for (const auto& run : runs_) {
+    if (rung || (run->is_loading && run->loads_until <= absl::Now())) run->is_loading = false;
   }
   TakeChunk();
 }
@@ -150,6 +156,14 @@ void Engine::EraseEnded() {
     LetGo(run->generation.generation().cancelled);
     return true;
   });
+}
+
+absl::Time Engine::LoadsUntil() const {
+  absl::Time first = absl::InfiniteFuture();
+  for (const auto& run : runs_) {
+    if (run->is_loading) first = std::min(first, run->loads_until);
+  }
+  return first;
 }
 
 SchedulerState Engine::State() const {
@@ -221,6 +235,7 @@ void Engine::StepPrefill(Run& run) {
   if (run.generation.stage() != Stage::kPrefilling) return;  // it could not start
   const absl::Time start = absl::Now();
   run.is_loading = run.generation.StepPrefill() == StepState::kWaiting;
+  if (run.is_loading) run.loads_until = run.generation.waits_until();
   since_decode_ += absl::Now() - start;
 }
 

@@ -56,7 +56,7 @@ class Engine {
   // Chunks that may wait beside the running one.
   static constexpr size_t kMostChunks = 256;
 
-  // All must outlive the engine.
+  // All must outlive the engine, which owns the blender's on_progress.
   Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer, const EngineOptions& options);
   // Cancels what runs and drops what waits, telling the listeners.
   ~Engine();
@@ -80,6 +80,8 @@ class Engine {
   void Hold(const std::shared_ptr<CancelFlag>& flag);
   void LetGo(const std::shared_ptr<CancelFlag>& flag);
   void EraseEnded();
+  // When a load is to be looked at again, though nothing was heard of it.
+  absl::Time LoadsUntil() const;
   SchedulerState State() const;
   Run& Find(uint64_t id);
   void Start(Run& run);

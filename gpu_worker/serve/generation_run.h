@@ -61,6 +61,8 @@ class GenerationRun {
   bool Start();
   // One step of its prefill; kDone: it decodes now, or has ended.
   StepState StepPrefill();
+  // After kWaiting: when to take the next step at the latest.
+  absl::Time waits_until() const { return prefill_steps_->waits_until(); }
 
   // New blocks for the rows of the next decode step.
   int64_t BlocksToDecode() const;

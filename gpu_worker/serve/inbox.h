@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/generation.h"
 
@@ -71,13 +72,13 @@ class Inbox {
     return std::exchange(rung_, false);
   }
 
-  // Waits until something is here, it is rung, or closed.
-  void Await() {
+  // Waits until something is here, it is rung, or closed, or it is `deadline`.
+  void Await(absl::Time deadline) {
     absl::MutexLock lock(&mutex_);
     auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       return closed_ || rung_ || !generations_.empty() || !chunks_.empty();
     };
-    mutex_.Await(absl::Condition(&ready));
+    mutex_.AwaitWithDeadline(absl::Condition(&ready), deadline);
   }
 
   void Close() {

@@ -66,13 +66,20 @@ TEST(StepsTest, WaitsUntilItIsHere) {
   EXPECT_EQ(*arrive.TakeResult(), 7);
 }
 
-TEST(StepsTest, FinishRunsToTheEnd) {
-  bool here = false;
-  int waits = 0;
-  auto arrive = Arrive(here);
-  const std::unique_ptr<int> result = arrive.Finish([&] { here = ++waits == 3; });
-  EXPECT_EQ(*result, 7);
-  EXPECT_EQ(waits, 3);
+Steps<int> Patience(absl::Time until) {
+  co_await WaitStep(until);
+  co_await WaitStep();
+  co_return 1;
+}
+
+TEST(StepsTest, SaysWhenToLookAgainAtTheLatest) {
+  const absl::Time noon = absl::FromUnixSeconds(43200);
+  auto patience = Patience(noon);
+  EXPECT_EQ(patience.Step(), StepState::kWaiting);
+  EXPECT_EQ(patience.waits_until(), noon);
+  EXPECT_EQ(patience.Step(), StepState::kWaiting);
+  EXPECT_EQ(patience.waits_until(), absl::InfiniteFuture());
+  EXPECT_EQ(patience.Step(), StepState::kDone);
 }
 
 struct Farewell {

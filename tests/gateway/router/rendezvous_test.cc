@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "gateway/router/affinity.h"
+#include "base/chunk_hash.h"
 #include "gtest/gtest.h"
 
 namespace tessera {

@@ -39,7 +39,9 @@ class ResidentPrefixesTest : public TinyBlendTest {
     memory.resident_tokens = shared_ * kPiece;
     EXPECT_TRUE(memory.kv.Grow(request.Tokens() + 1));
     auto steps = worker_->blender->Prefilling(request, std::move(memory), worker_->never);
-    absl::StatusOr<Prefilled> done = steps.Finish([] {});
+    while (steps.Step() != StepState::kDone) {
+    }
+    absl::StatusOr<Prefilled> done = steps.TakeResult();
     EXPECT_TRUE(done.ok()) << done.status();
     prefixes_->Add(keys, done->kv);
     return *std::move(done);

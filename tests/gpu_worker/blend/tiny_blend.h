@@ -21,10 +21,11 @@ namespace tessera {
 
 // One worker's part that blends.
 struct TinyWorker {
-  explicit TinyWorker(CacheClient* client, BlendConfig config = SmallPieces())
+  explicit TinyWorker(CacheClient* client, BlendConfig config = SmallPieces(),
+                      ChunkPool* pool = nullptr)
       : ops(MakeCpuOps(2)), decoder(LoadTiny(ops.get())), client(client), config(config) {
     fingerprint = LayoutOf(decoder->config(), "digest").Fingerprint();
-    blender = std::make_unique<Blender>(decoder.get(), client, fingerprint, config);
+    blender = std::make_unique<Blender>(decoder.get(), client, fingerprint, config, pool);
   }
 
   static BlendConfig SmallPieces() {

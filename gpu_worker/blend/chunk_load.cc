@@ -1,0 +1,170 @@
+#include "gpu_worker/blend/chunk_load.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "glog/logging.h"
+
+namespace tessera {
+
+ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t piece) {
+  return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
+}
+
+FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece) {
+  return {key, static_cast<uint32_t>(chunk.layers()),
+          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)};
+}
+
+StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
+                     const Tenant& tenant) {
+  return {key, static_cast<uint32_t>(chunk.layers()),
+          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece), tenant};
+}
+
+std::vector<StoreSource> SourcesOf(const std::vector<FreshChunk>& chunks,
+                                   int64_t tokens_per_piece) {
+  std::vector<StoreSource> sources;
+  for (const FreshChunk& fresh : chunks) {
+    const RawChunk& chunk = *fresh.chunk;
+    for (int64_t piece = fresh.first_piece; piece < chunk.pieces(); ++piece) {
+      const ChunkKey key = fresh.block_keys.empty() ? PieceKeyOf(fresh.key, tokens_per_piece, piece)
+                                                    : fresh.block_keys[piece];
+      sources.push_back(SourceOf(key, chunk, piece, fresh.tenant));
+    }
+  }
+  return sources;
+}
+
+ChunkLoad::ChunkLoad(const Decoder* decoder, ChunkPool* pool, const WantedChunk& wanted,
+                     int64_t tokens_per_piece)
+    : decoder_(*decoder),
+      pool_(*pool),
+      key_(wanted.key),
+      sink_(wanted.sink.begin(), wanted.sink.end()),
+      tokens_(wanted.tokens.begin(), wanted.tokens.end()),
+      tenant_(wanted.tenant),
+      chunk_hash_(wanted.chunk_hash),
+      tokens_per_piece_(tokens_per_piece),
+      chunk_(std::make_shared<RawChunk>(
+          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)) {}
+
+std::shared_ptr<ChunkLoad> ChunkLoad::Begin(const Decoder* decoder, ChunkPool* pool,
+                                            const WantedChunk& wanted, int64_t tokens_per_piece) {
+  std::shared_ptr<ChunkLoad> load(new ChunkLoad(decoder, pool, wanted, tokens_per_piece));
+  pool->AddLoad(wanted.key, load);
+  return load;
+}
+
+ChunkLoad::~ChunkLoad() { pool_.RemoveLoad(key_); }
+
+void ChunkLoad::AddTargets(std::vector<FetchTarget>* targets, ChunkFetch* fetch) {
+  first_target_ = targets->size();
+  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
+    targets->push_back(TargetOf(PieceKeyOf(key_, tokens_per_piece_, piece), *chunk_, piece));
+  }
+  fetch->memory.push_back(chunk_);
+}
+
+LoadState ChunkLoad::Poll(int64_t layer) {
+  if (next_piece_ < 0 && !HasArrived(layer)) return LoadState::kWait;
+  if (next_piece_ < 0 || is_whole()) return LoadState::kReady;
+  return claimed_ ? LoadState::kWait : LoadState::kPrefill;
+}
+
+bool ChunkLoad::HasHeader() {
+  if (has_header_) return true;
+  if (!fetch_->stream->HeaderReady()) return false;
+  has_header_ = true;
+  const std::vector<std::string> tiers = fetch_->stream->WaitForHeader();
+  while (cached_pieces_ < chunk_->pieces() && !tiers[first_target_ + cached_pieces_].empty()) {
+    ++cached_pieces_;
+  }
+  if (cached_pieces_ > 0) tier_ = tiers[first_target_];
+  return true;
+}
+
+bool ChunkLoad::HasArrived(int64_t layer) {
+  if (!HasHeader()) return false;
+  const bool found_whole = cached_pieces_ == chunk_->pieces();
+  // What pieces are computed behind must be here whole.
+  const int64_t needed = found_whole ? layer + 1 : cached_pieces_ > 0 ? chunk_->layers() : 0;
+  while (ready_layers_ < needed) {
+    bool all_ready = true;
+    for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+      const size_t target = first_target_ + piece;
+      const auto slice_layer = static_cast<uint32_t>(ready_layers_);
+      if (!fetch_->stream->SliceReady(target, slice_layer)) {
+        all_ready = false;
+      } else if (!fetch_->stream->WaitForSlice(target, slice_layer)) {
+        PrefillFrom(0);
+        return true;
+      }
+    }
+    if (!all_ready) return false;
+    ++ready_layers_;
+  }
+  if (!found_whole) {
+    PrefillFrom(cached_pieces_);
+  } else if (ready_layers_ == chunk_->layers()) {
+    next_piece_ = chunk_->pieces();
+    fetch_ = nullptr;
+    pool_.Keep(key_, chunk_hash_, chunk_);
+  }
+  return true;
+}
+
+// The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
+void ChunkLoad::PrefillFrom(int64_t first_piece) {
+  auto fresh = std::make_shared<RawChunk>(decoder_.config(), chunk_->tokens(), tokens_per_piece_);
+  for (int64_t piece = 0; piece < first_piece; ++piece) {
+    std::memcpy(fresh->PieceMemory(piece), chunk_->PieceMemory(piece), fresh->PieceBytes(piece));
+  }
+  cached_pieces_ = next_piece_ = first_piece;
+  if (first_piece == 0) tier_.clear();
+  replaced_ = std::move(chunk_);
+  chunk_ = std::move(fresh);
+  fetch_ = nullptr;
+}
+
+std::optional<PieceClaim> ChunkLoad::Claim() {
+  if (next_piece_ < 0 || is_whole() || claimed_) return std::nullopt;
+  return PieceClaim(shared_from_this());
+}
+
+void ChunkLoad::PieceDone() {
+  ++next_piece_;
+  if (is_whole()) kv_ = KvMemory();
+}
+
+int64_t ChunkLoad::cached_tokens() const {
+  return std::min(chunk_->tokens(), cached_pieces_ * tokens_per_piece_);
+}
+
+absl::Time ChunkLoad::ready_by() const {
+  return fetch_ == nullptr ? absl::InfiniteFuture() : fetch_->stream->ready_by();
+}
+
+std::optional<FreshChunk> ChunkLoad::TakeFresh() {
+  const bool computed = is_whole() && cached_pieces_ < chunk_->pieces();
+  if (!computed || fresh_taken_) return std::nullopt;
+  fresh_taken_ = true;
+  pool_.Keep(key_, chunk_hash_, chunk_);
+  return FreshChunk{.key = key_, .first_piece = cached_pieces_, .chunk = chunk_, .tenant = tenant_};
+}
+
+void PieceClaim::Done() {
+  load_->PieceDone();
+  GiveUp();
+}
+
+// Whoever waits for the piece looks again: it is there, or must be computed.
+void PieceClaim::GiveUp() {
+  if (load_ == nullptr) return;
+  load_->claimed_ = false;
+  load_->pool_.Progress();
+  load_ = nullptr;
+}
+
+}  // namespace tessera
