@@ -13,7 +13,8 @@ namespace {
 using worker::v1::GenerateRequest;
 
 constexpr uint32_t kMostAnswers = 128;
-constexpr uint32_t kMostTopLogprobs = 20;
+constexpr uint32_t kMostTopLogprobs = 1024;
+constexpr uint32_t kMostPromptLogprobs = 20;  // beside each of thousands of tokens
 constexpr int kMostStopTokens = 1024;
 
 absl::Status CheckIds(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& ids,
@@ -96,17 +97,32 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
   return absl::OkStatus();
 }
 
+absl::Status CheckForced(const GenerateRequest& request, int64_t vocab, int64_t most_tokens,
+                         SamplingParams& sampling) {
+  const auto& forced = request.forced_token_ids();
+  if (forced.size() > most_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("forced_token_ids has ", forced.size(),
+                                                   " tokens, but the answer may have ", most_tokens,
+                                                   ": send fewer or raise max_tokens"));
+  }
+  RETURN_IF_ERROR(CheckIds("forced_token_ids", forced, vocab));
+  sampling.forced.assign(forced.begin(), forced.end());
+  return absl::OkStatus();
+}
+
 absl::Status CheckAnswers(const GenerateRequest& request, const ModelConfig& model,
                           Generation& generation) {
   RETURN_IF_ERROR(CheckMost("n", request.n(), kMostAnswers));
   RETURN_IF_ERROR(CheckMost("top_logprobs", request.top_logprobs(), kMostTopLogprobs));
-  RETURN_IF_ERROR(CheckMost("prompt_logprobs", request.prompt_logprobs(), kMostTopLogprobs));
+  RETURN_IF_ERROR(CheckMost("prompt_logprobs", request.prompt_logprobs(), kMostPromptLogprobs));
   const auto& stop = request.stop_token_ids();
   if (stop.size() > kMostStopTokens) {
     return absl::InvalidArgumentError(absl::StrCat("stop_token_ids has ", stop.size(),
                                                    " tokens: send at most ", kMostStopTokens));
   }
   RETURN_IF_ERROR(CheckIds("stop_token_ids", stop, model.vocab));
+  RETURN_IF_ERROR(
+      CheckForced(request, model.vocab, generation.prompt.max_new_tokens, generation.sampling));
   generation.answers = request.n() == 0 ? 1 : request.n();
   generation.sampling.top_logprobs = request.top_logprobs();
   if (request.has_prompt_logprobs()) generation.prompt_logprobs = request.prompt_logprobs();

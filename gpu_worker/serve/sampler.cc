@@ -23,16 +23,17 @@ bool Sampler::penalizes_answer() const {
 }
 
 SampledToken Sampler::Next(absl::Span<const float> logits) {
-  const absl::Span<const float> adjusted = Adjust(logits);
   const uint32_t id =
-      params_.temperature > 0
-          ? Draw(adjusted)
-          : static_cast<uint32_t>(std::max_element(adjusted.begin(), adjusted.end()) -
-                                  adjusted.begin());
+      drawn_ < params_.forced.size() ? params_.forced[drawn_] : Choose(Adjust(logits));
   ++drawn_;
   if (penalizes_answer()) ++seen_[id];
   const RowLogprobs row(logits);
   return {id, row.Of(id).logprob, row.Top(params_.top_logprobs)};
+}
+
+uint32_t Sampler::Choose(absl::Span<const float> logits) {
+  if (params_.temperature > 0) return Draw(logits);
+  return static_cast<uint32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
 absl::Span<const float> Sampler::Adjust(absl::Span<const float> logits) {

@@ -12,6 +12,7 @@
 //   7. min_p (Nguyen et al. 2024): of these the ones at least min_p times as likely as the
 //   likeliest
 //   8. one is drawn by its share
+// The answer's first tokens may be forced instead (teacher forcing): for them none of this is done.
 // 1 to 3 are vLLM's order (vllm/v1/sample/sampler.py: logits processors, penalties, then sample); 4
 // to 7 are Hugging Face's (transformers/generation/utils.py, _get_logits_processor: temperature,
 // top_k, top_p, min_p). Where vLLM applies min_p before top_p, the same tokens stay unless min_p
@@ -43,6 +44,7 @@ struct SamplingParams {
   uint32_t min_tokens = 0;
   std::vector<uint32_t> masked_tokens;  // for as long as min_tokens says
   uint32_t top_logprobs = 0;            // reported beside each token
+  std::vector<uint32_t> forced;         // the first tokens, instead of drawn ones
   uint64_t seed = 0;
 };
 
@@ -61,11 +63,13 @@ class Sampler {
   explicit Sampler(const SamplingParams& params,
                    absl::Span<const std::vector<uint32_t>> prompt = {});
 
-  // Equal logits go to the lower id. The row is read a few times and never sorted as a whole.
+  // The first params.forced.size() tokens are those, and take nothing from the seed. Otherwise
+  // equal logits go to the lower id. The row is read a few times and never sorted as a whole.
   SampledToken Next(absl::Span<const float> logits);
 
  private:
   bool penalizes_answer() const;
+  uint32_t Choose(absl::Span<const float> logits);
   // Steps 1 to 3; the row itself when there is nothing to do.
   absl::Span<const float> Adjust(absl::Span<const float> logits);
   uint32_t Draw(absl::Span<const float> logits);

@@ -25,6 +25,10 @@ class GenerationTest : public WorkerFixture {
     return logits[id] - std::log(sum);
   }
 
+  // A row that is decoded is not rounded for its products; rows of a prefill are, where these are
+  // made from bf16.
+  double tolerance() const { return worker_->ops->name() == "cpu-bf16" ? 0.03 : 1e-3; }
+
   static std::vector<uint32_t> Joined(const std::vector<std::vector<uint32_t>>& segments) {
     std::vector<uint32_t> ids;
     for (const auto& segment : segments) ids.insert(ids.end(), segment.begin(), segment.end());
@@ -131,22 +135,60 @@ TEST_F(GenerationTest, TokensComeWithTheLikeliestBesideThem) {
   const size_t prompt = ids.size();
   ids.insert(ids.end(), answer.ids.begin(), answer.ids.end());
   const Activations logits = LogitsOf(ids);
-  // A row that is decoded is not rounded for its products; rows of a prefill are, where these are
-  // made from bf16.
-  const double close = worker_->ops->name() == "cpu-bf16" ? 0.03 : 1e-3;
   for (size_t i = 0; i < answer.tokens.size(); ++i) {
     const auto& token = answer.tokens[i];
     const auto row = absl::MakeConstSpan(logits->Row(prompt + i - 1), logits->cols);
-    EXPECT_NEAR(token.logprob(), LogprobOf(row, 77), close);
+    EXPECT_NEAR(token.logprob(), LogprobOf(row, 77), tolerance());
     ASSERT_EQ(token.top_size(), 5);
     for (int k = 0; k < 5; ++k) {
-      EXPECT_NEAR(token.top(k).logprob(), LogprobOf(row, token.top(k).id()), close);
+      EXPECT_NEAR(token.top(k).logprob(), LogprobOf(row, token.top(k).id()), tolerance());
       if (k > 0) {
         EXPECT_GE(token.top(k - 1).logprob(), token.top(k).logprob());
       }
     }
-    EXPECT_EQ(token.top(0).id(), std::max_element(row.begin(), row.end()) - row.begin());
+    const uint32_t best = std::max_element(row.begin(), row.end()) - row.begin();
+    EXPECT_NEAR(token.top(0).logprob(), LogprobOf(row, best), tolerance());
   }
+}
+
+TEST_F(GenerationTest, ForcedTokensAreAnsweredOverAsIfSampled) {
+  GenerateRequest request = Request({lead_, a_, b_, suffix_}, 6);
+  request.mutable_blend()->set_mode(worker::v1::OFF);
+  request.set_top_logprobs(1);
+  const std::vector<uint32_t> forced = {77, 5, 5, 60};
+  for (uint32_t id : forced) request.add_forced_token_ids(id);
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  std::vector<uint32_t> ids = Joined({lead_, a_, b_, suffix_});
+  const size_t prompt = ids.size();
+  const std::vector<uint32_t> first = answer.ids;
+  ASSERT_EQ(first.size(), 6u);
+  EXPECT_EQ(std::vector<uint32_t>(first.begin(), first.begin() + 4), forced);
+  ids.insert(ids.end(), first.begin(), first.end());
+  const Activations logits = LogitsOf(ids);
+  for (size_t i = 0; i < 6; ++i) {
+    const auto row = absl::MakeConstSpan(logits->Row(prompt + i - 1), logits->cols);
+    const uint32_t best = std::max_element(row.begin(), row.end()) - row.begin();
+    EXPECT_NEAR(answer.tokens[i].logprob(), LogprobOf(row, first[i]), tolerance()) << i;
+    EXPECT_NEAR(LogprobOf(row, answer.tokens[i].top(0).id()), LogprobOf(row, best), tolerance())
+        << i;
+    if (i >= 4) {
+      EXPECT_EQ(first[i], answer.tokens[i].top(0).id()) << i;
+    }
+  }
+  request.set_n(2);
+  const Answer two = Generate(request);
+  EXPECT_EQ(two.IdsOf(0), first);
+  EXPECT_EQ(two.IdsOf(1), first);
+}
+
+TEST_F(GenerationTest, AForcedEndTokenEndsTheAnswer) {
+  GenerateRequest request = Request({lead_, a_, suffix_}, 6);
+  request.set_ignore_eos(false);
+  for (uint32_t id : {9, 2, 9}) request.add_forced_token_ids(id);
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.ids, (std::vector<uint32_t>{9, 2}));
+  EXPECT_EQ(answer.finished.reason(), worker::v1::Finished::STOP);
 }
 
 TEST_F(GenerationTest, PromptLogprobsAreThoseOfEveryRow) {

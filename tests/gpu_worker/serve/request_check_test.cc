@@ -46,10 +46,11 @@ void ExpectRefused(const std::string& word, const std::function<void(GenerateReq
 TEST(RequestCheckTest, TakesWhatIsInRange) {
   GenerateRequest request = Small();
   request.set_n(128);
-  request.set_top_logprobs(20);
+  request.set_top_logprobs(1024);
   request.set_prompt_logprobs(20);
   request.set_priority(-7);
   request.add_stop_token_ids(99);
+  for (uint32_t id : {99, 2, 5}) request.add_forced_token_ids(id);
   auto& sampling = *request.mutable_sampling();
   sampling.set_min_p(1);
   sampling.set_presence_penalty(-2);
@@ -67,7 +68,8 @@ TEST(RequestCheckTest, TakesWhatIsInRange) {
   EXPECT_EQ(generation.priority, -7);
   EXPECT_EQ(generation.end_tokens, (std::vector<uint32_t>{99, 2}));
   EXPECT_EQ(generation.sampling.masked_tokens, (std::vector<uint32_t>{99, 2}));
-  EXPECT_EQ(generation.sampling.top_logprobs, 20u);
+  EXPECT_EQ(generation.sampling.top_logprobs, 1024u);
+  EXPECT_EQ(generation.sampling.forced, (std::vector<uint32_t>{99, 2, 5}));
   EXPECT_EQ(generation.sampling.min_p, 1);
   EXPECT_EQ(generation.sampling.presence_penalty, -2);
   EXPECT_EQ(generation.sampling.frequency_penalty, 2);
@@ -101,11 +103,15 @@ TEST(RequestCheckTest, IgnoredEndTokensAreStillMasked) {
 
 TEST(RequestCheckTest, RefusesWhatIsOutOfRangeByField) {
   ExpectRefused("n is 129", [](auto& r) { r.set_n(129); });
-  ExpectRefused("top_logprobs", [](auto& r) { r.set_top_logprobs(21); });
+  ExpectRefused("top_logprobs", [](auto& r) { r.set_top_logprobs(1025); });
   ExpectRefused("prompt_logprobs", [](auto& r) { r.set_prompt_logprobs(21); });
   ExpectRefused("stop_token_ids", [](auto& r) { r.add_stop_token_ids(100); });
   ExpectRefused("stop_token_ids", [](auto& r) {
     for (int i = 0; i < 1025; ++i) r.add_stop_token_ids(1);
+  });
+  ExpectRefused("forced_token_ids: token id 100", [](auto& r) { r.add_forced_token_ids(100); });
+  ExpectRefused("forced_token_ids has 11 tokens, but the answer may have 10", [](auto& r) {
+    for (int i = 0; i < 11; ++i) r.add_forced_token_ids(5);
   });
   ExpectRefused("blend.mode", [](auto& r) {
     r.mutable_blend()->set_mode(static_cast<worker::v1::BlendMode>(9));

@@ -162,6 +162,28 @@ TEST(SamplerTest, SameSeedSameTokens) {
   }
 }
 
+TEST(SamplerTest, ForcedTokensComeFirstAndLeaveTheSeedAsItWas) {
+  const SamplingParams free = {.temperature = 1, .seed = 4};
+  SamplingParams forcing = free;
+  forcing.forced = {0, 3, 0};
+  forcing.top_logprobs = 2;
+  Sampler forced(forcing), drawing(free);
+  for (const uint32_t want : forcing.forced) {
+    const SampledToken token = forced.Next(kLogits);
+    EXPECT_EQ(token.id, want);
+    EXPECT_NEAR(token.logprob, kLogits[want], 1e-5);
+    EXPECT_EQ(token.top[0].id, 1u);
+  }
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(forced.Next(kLogits).id, drawing.Next(kLogits).id);
+}
+
+TEST(SamplerTest, ForcedTokensArePenalizedAndOverruleMasks) {
+  SamplingParams params = {.frequency_penalty = 2, .min_tokens = 2, .masked_tokens = {1}};
+  params.forced = {1, 1};
+  Sampler sampler(params);
+  for (const uint32_t want : {1, 1, 3}) EXPECT_EQ(sampler.Next(kLogits).id, want);
+}
+
 TEST(SamplerTest, MaskedTokensComeAfterMinTokens) {
   Sampler sampler({.min_tokens = 3, .masked_tokens = {1, 3, 99}});
   for (const uint32_t want : {2, 2, 2, 1, 1}) EXPECT_EQ(sampler.Next(kLogits).id, want);
