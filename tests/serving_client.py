@@ -97,17 +97,28 @@ class Client:
 
     def stream(self, path, body, on_text=None):
         """on_text(Answer so far) is called after each piece of text."""
-        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        answer, start = Answer(), time.perf_counter()
-        connection, response = self.send("POST", path, body)
+        start = time.perf_counter()
+        connection, response = self.open_stream(path, body)
         if response.status != 200:
             raise ServerError(f"POST {path}: {response.status} {response.read(500)!r}")
+        answer = self.read_stream(response, start, on_text)
+        connection.close()
+        return answer
+
+    def open_stream(self, path, body):
+        """-> (connection, response), whatever its status."""
+        return self.send(
+            "POST", path, {**body, "stream": True, "stream_options": {"include_usage": True}}
+        )
+
+    def read_stream(self, response, start, on_text=None):
+        """Times are seconds after `start` (time.perf_counter)."""
+        answer = Answer()
         for line in response:
             if not line.startswith(b"data: "):
                 continue
             if line.strip() == b"data: [DONE]":
                 answer.done = time.perf_counter() - start
-                connection.close()
                 return answer
             event = json.loads(line[6:])
             if "error" in event:
