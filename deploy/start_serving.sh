@@ -24,7 +24,7 @@ TESSERA_LOGS folder for the three logs (default: in the cache folder)
 
 LMCACHE_ENABLE_BLENDING          reuse chunks anywhere in the prompt (true)
 LMCACHE_BLEND_SPECIAL_STR        separator that marks segments in a prompt (" # # "); \n and \t are understood
-LMCACHE_BLEND_RECOMPUTE_RATIOS   share of reused rows that is recomputed, 0..1 (0.15)
+LMCACHE_BLEND_RECOMPUTE_RATIOS   share of reused rows that is recomputed, 0..1 (what the model's calibration chose, or 0.15)
 LMCACHE_BLEND_CHECK_LAYERS       layer at which the hkvd policies choose (1)
 LMCACHE_USE_LAYERWISE            fetch a layer while the one before it is computed (true)
 LMCACHE_CHUNK_SIZE               tokens of a piece, the unit of storage (256)
@@ -59,8 +59,8 @@ read_settings() {
   max_len=${MAX_LEN:-} chunk_size=${LMCACHE_CHUNK_SIZE:-256}
   [[ -z $max_len ]] || check_number MAX_LEN "$max_len" "$whole" 128 10000000 "give a number of tokens, 128 or more"
   check_number LMCACHE_CHUNK_SIZE "$chunk_size" "$whole" 16 65536 "give tokens between 16 and 65536"
-  ratio=${LMCACHE_BLEND_RECOMPUTE_RATIOS:-0.15} check_layer=${LMCACHE_BLEND_CHECK_LAYERS:-1}
-  check_number LMCACHE_BLEND_RECOMPUTE_RATIOS "$ratio" "$real" 0 1 "give one number between 0 and 1"
+  ratio=${LMCACHE_BLEND_RECOMPUTE_RATIOS:-} check_layer=${LMCACHE_BLEND_CHECK_LAYERS:-1}
+  [[ -z $ratio ]] || check_number LMCACHE_BLEND_RECOMPUTE_RATIOS "$ratio" "$real" 0 1 "give one number between 0 and 1"
   check_number LMCACHE_BLEND_CHECK_LAYERS "$check_layer" "$whole" 1 1000 "give one layer, 1 or more"
   separator=${LMCACHE_BLEND_SPECIAL_STR- # # }
   [[ -n $separator ]] || bad_value LMCACHE_BLEND_SPECIAL_STR "" "give a text that no document contains"
@@ -203,10 +203,13 @@ start_cache_server() {
 }
 
 start_worker() {
+  # What is not given here may come from the model's calibration.
+  local chosen=()
+  [[ -z $ratio ]] || chosen=("--recompute_ratio=$ratio")
   start 1 worker "$repo/bazel-bin/gpu_worker/tessera_worker" "--listen=127.0.0.1:$worker_port" \
     "--cache=127.0.0.1:$cache_port" "--model=$folder" "--model_name=$model_name" "--max_len=$max_len" \
-    "--chunk_size=$chunk_size" "--blend=$blend" "--policy=query_v" "--recompute_ratio=$ratio" \
-    "--check_layer=$check_layer" "--layerwise=$layerwise" "--sink=bos" "--threads=0"
+    "--chunk_size=$chunk_size" "--blend=$blend" "--check_layer=$check_layer" \
+    "--layerwise=$layerwise" "--threads=0" "${chosen[@]}"
 }
 
 start_gateway() {

@@ -1,13 +1,17 @@
 // tessera_worker: loads a model, checks itself, serves proto/worker.proto.
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/cancel_flag.h"
 #include "base/config/start.h"
 #include "base/process.h"
 #include "base/status_macros.h"
@@ -16,6 +20,8 @@
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/self_test.h"
+#include "gpu_worker/calibrate/calibrate.h"
+#include "gpu_worker/calibrate/calibration.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/chunk_writer.h"
@@ -77,30 +83,71 @@ absl::StatusOr<std::unique_ptr<CacheClient>> ConnectCache(const CacheAddress& ca
   return MakeCacheClient(cache);
 }
 
-absl::Status Serve(const config::WorkerConfig& config) {
+// Until the first stop signal.
+absl::Status CalibrateUntilStopped(const config::WorkerConfig& config, const Decoder& decoder,
+                                   const ChunkKey& fingerprint) {
   ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
+  CancelFlag stopped;
+  std::atomic<bool> done = false;
+  std::thread watch([&] {
+    while (!done) {
+      if (WaitForStopSignal(absl::Milliseconds(200))) stopped.Set();
+    }
+  });
+  const absl::Status status =
+      Calibrate(CalibrateOptionsFrom(config), decoder, fingerprint, blend, stopped);
+  done = true;
+  watch.join();
+  return status;
+}
+
+// Takes over the model's calibration, if there is one: then says which.
+absl::StatusOr<std::string> TakeCalibration(const ChunkKey& fingerprint, const Ops& ops,
+                                            const config::LoadedConfig& loaded,
+                                            config::WorkerConfig* config) {
+  ASSIGN_OR_RETURN(const std::optional<Calibration> calibration,
+                   ReadCalibration(config->model(), fingerprint.ToHex()));
+  if (!calibration.has_value()) return std::string();
+  ApplyCalibration(*calibration, loaded, config);
+  if (calibration->device != ops.name()) {
+    LOG(WARNING) << "event=calibrated_elsewhere device=" << ops.name()
+                 << " calibrated_on=" << calibration->device
+                 << " what=\"its times are another device's: calibrate again here\"";
+  }
+  LOG(INFO) << "event=calibrated choice=" << calibration->Choice() << " kl16=" << calibration->kl16
+            << " ttft_share=" << calibration->ttft_share << " cases=" << calibration->cases;
+  return absl::StrCat(calibration->budget, ",", calibration->date);
+}
+
+absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& loaded) {
+  // Before the model is read, which takes a while.
+  RETURN_IF_ERROR(BlendConfigFrom(config).status());
   const std::unique_ptr<Ops> ops = MakeCpuOps(static_cast<int>(config.threads()));
   const absl::Time start = absl::Now();
   LOG(INFO) << "event=loading model=" << config.model();
   ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> decoder,
                    Decoder::Load(config.model(), config.max_len(), ops.get()));
-  if (blend.check_layer >= decoder->config().layers) {
+  const ChunkKey fingerprint =
+      LayoutOf(decoder->config(), decoder->weights().files->Digest()).Fingerprint();
+  if (config.check_layer() >= decoder->config().layers) {
     return absl::InvalidArgumentError(
         absl::StrCat("--check_layer must be between 0 and ", decoder->config().layers - 1));
   }
   RETURN_IF_ERROR(CheckKvFits(*decoder));
-  const ChunkKey fingerprint =
-      LayoutOf(decoder->config(), decoder->weights().files->Digest()).Fingerprint();
   LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
             << " weights_bytes=" << decoder->weights().files->total_bytes()
             << " fingerprint=" << fingerprint.ToHex().substr(0, 16);
+  if (!config.calibrate().empty()) return CalibrateUntilStopped(config, *decoder, fingerprint);
+  ASSIGN_OR_RETURN(const std::string calibration,
+                   TakeCalibration(fingerprint, *ops, loaded, &config));
+  ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> client,
                    ConnectCache(CacheAddressFrom(config)));
   ChunkPool pool(ChunkPoolBytes(config));
   Blender blender(decoder.get(), client.get(), fingerprint, blend, &pool);
   ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
                      config.blend() && PassesSelfTest(*decoder, blend, blender),
-                     !config.cache().empty()};
+                     !config.cache().empty(), calibration};
   // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
   ChunkWriter writer(client.get(), blend.tokens_per_piece,
                      decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
@@ -111,7 +158,8 @@ absl::Status Serve(const config::WorkerConfig& config) {
             << " model=" << served.name << " device=" << ops->name()
             << " max_len=" << decoder->max_len() << " blend=" << served.blend_enabled
             << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
-            << " chunk_pool_bytes=" << pool.stats().limit_bytes;
+            << " chunk_pool_bytes=" << pool.stats().limit_bytes
+            << " calibration=" << (calibration.empty() ? "none" : calibration);
   WaitForStopSignal();
   LOG(INFO) << "event=stopping";
   server->Shutdown();
@@ -123,8 +171,9 @@ absl::Status Serve(const config::WorkerConfig& config) {
 
 int main(int argc, char** argv) {
   tessera::config::WorkerConfig config;
-  tessera::config::StartConfigured(argc, argv, &config);
-  const absl::Status status = tessera::Serve(config);
+  const tessera::config::LoadedConfig loaded =
+      tessera::config::StartConfigured(argc, argv, &config);
+  const absl::Status status = tessera::Serve(config, loaded);
   if (status.ok()) return 0;
   std::fprintf(stderr, "tessera_worker: %s\n", std::string(status.message()).c_str());
   return 1;

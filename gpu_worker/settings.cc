@@ -1,6 +1,7 @@
 #include "gpu_worker/settings.h"
 
 #include "base/status_macros.h"
+#include "gpu_worker/calibrate/sink_name.h"
 
 namespace tessera {
 
@@ -11,13 +12,32 @@ absl::StatusOr<BlendConfig> BlendConfigFrom(const WorkerConfig& config) {
   ASSIGN_OR_RETURN(blend.policy, SelectionPolicy::Parse(config.policy()));
   blend.recompute_ratio = config.recompute_ratio();
   if (config.correction() != "auto") blend.correction = config.correction() == "true";
-  blend.sink = config.sink() == "bos"    ? SinkKind::kBos
-               : config.sink() == "lead" ? SinkKind::kLead
-                                         : SinkKind::kNone;
+  ASSIGN_OR_RETURN(blend.sink, ParseSink(config.sink()));
   blend.check_layer = config.check_layer();
   blend.tokens_per_piece = config.chunk_size();
   blend.layerwise = config.layerwise();
   return blend;
+}
+
+void ApplyCalibration(const Calibration& calibration, const config::LoadedConfig& loaded,
+                      WorkerConfig* config) {
+  auto given = [&](const char* option) {
+    return IsGiven(loaded, *WorkerConfig::descriptor(), option);
+  };
+  if (!given("policy")) config->set_policy(calibration.policy);
+  if (!given("recompute_ratio")) config->set_recompute_ratio(calibration.recompute_ratio);
+  if (!given("correction")) config->set_correction(calibration.correction ? "true" : "false");
+  if (!given("sink")) config->set_sink(calibration.sink);
+}
+
+CalibrateOptions CalibrateOptionsFrom(const WorkerConfig& config) {
+  auto all = [](const auto& texts) { return std::vector<std::string>(texts.begin(), texts.end()); };
+  return {.model_folder = config.model(),
+          .cases = config.calibrate(),
+          .budget = config.budget(),
+          .policies = all(config.calibrate_policies()),
+          .ratios = all(config.calibrate_ratios()),
+          .sinks = all(config.calibrate_sinks())};
 }
 
 CacheAddress CacheAddressFrom(const WorkerConfig& config) {

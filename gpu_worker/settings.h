@@ -5,14 +5,23 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/config/config.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/calibrate/calibrate.h"
+#include "gpu_worker/calibrate/calibration.h"
 #include "proto/config.pb.h"
 
 namespace tessera {
 
 // INVALID_ARGUMENT: there is no such policy.
 absl::StatusOr<BlendConfig> BlendConfigFrom(const config::WorkerConfig& config);
+
+// Takes over what the model's calibration chose, but for the options that are given.
+void ApplyCalibration(const Calibration& calibration, const config::LoadedConfig& loaded,
+                      config::WorkerConfig* config);
+
+CalibrateOptions CalibrateOptionsFrom(const config::WorkerConfig& config);
 
 // Where the cache server is; an empty address: there is none.
 CacheAddress CacheAddressFrom(const config::WorkerConfig& config);

@@ -17,6 +17,7 @@
 #include "base/config/yaml_file.h"
 #include "base/config/yaml_value.h"
 #include "base/files.h"
+#include "glog/logging.h"
 
 namespace tessera::config {
 namespace {
@@ -244,6 +245,12 @@ class Loader {
 
 absl::StatusOr<LoadedConfig> LoadConfig(const ConfigInput& input, Message* config) {
   return Loader(input, config).Load();
+}
+
+bool IsGiven(const LoadedConfig& loaded, const Descriptor& type, const std::string& option) {
+  const FieldDescriptor* field = type.FindFieldByName(option);
+  CHECK(field != nullptr) << option;
+  return loaded.origins[static_cast<size_t>(field->index())].source != Source::kDefault;
 }
 
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {

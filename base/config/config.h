@@ -49,6 +49,10 @@ struct LoadedConfig {
 absl::StatusOr<LoadedConfig> LoadConfig(const ConfigInput& input,
                                         google::protobuf::Message* config);
 
+// Whether anything but the default says what the option is. `option` is one of `type`.
+bool IsGiven(const LoadedConfig& loaded, const google::protobuf::Descriptor& type,
+             const std::string& option);
+
 // Reads the files that configurations are in: 1 byte to 4 MiB.
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
 

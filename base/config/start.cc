@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <utility>
 
 #include "absl/strings/str_split.h"
 #include "base/config/config.h"
@@ -32,9 +33,9 @@ ConfigInput InputOf(int argc, char** argv) {
 
 }  // namespace
 
-void StartConfigured(int argc, char** argv, google::protobuf::Message* config) {
+LoadedConfig StartConfigured(int argc, char** argv, google::protobuf::Message* config) {
   const auto& type = *config->GetDescriptor();
-  const absl::StatusOr<LoadedConfig> loaded = LoadConfig(InputOf(argc, argv), config);
+  absl::StatusOr<LoadedConfig> loaded = LoadConfig(InputOf(argc, argv), config);
   if (!loaded.ok()) {
     for (const absl::string_view line : absl::StrSplit(loaded.status().message(), '\n')) {
       std::cerr << ProgramOf(type).name() << ": " << line << "\n";
@@ -50,6 +51,7 @@ void StartConfigured(int argc, char** argv, google::protobuf::Message* config) {
   for (const std::string& setting : loaded->ignored) {
     LOG(WARNING) << "event=ignored_setting setting=\"" << setting << "\"";
   }
+  return *std::move(loaded);
 }
 
 }  // namespace tessera::config

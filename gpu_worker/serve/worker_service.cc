@@ -41,6 +41,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     response->set_device(decoder_.ops().name());
     response->set_instance_id(instance_id_);
     response->set_blend_enabled(served_.blend_enabled);
+    response->set_calibration(served_.calibration);
     auto& blend = *response->mutable_default_blend();
     blend.set_mode(served_.blend_enabled ? worker::v1::AUTO : worker::v1::EXACT);
     blend.set_policy(defaults_.policy.name());

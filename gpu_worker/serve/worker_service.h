@@ -17,6 +17,7 @@ struct ServedModel {
   std::string fingerprint;    // hex
   bool blend_enabled = true;  // false: every request runs exact
   bool has_cache = true;      // false: nothing is stored anywhere, and PrefillChunk is refused
+  std::string calibration;    // what the defaults were chosen for, and when; empty: nothing
 };
 
 // The running server; destroying it ends it.

@@ -89,6 +89,11 @@ TEST(ConfigTest, EachSourceGoesOverTheOnesBeforeIt) {
   EXPECT_EQ(worker.OriginOf("recompute_ratio").place, "LMCACHE_BLEND_RECOMPUTE_RATIOS");
   EXPECT_EQ(worker.OriginOf("queue").place, "TESSERA_WORKER_QUEUE");
   EXPECT_EQ(worker.OriginOf("max_len").source, Origin::Source::kFlag);
+  const auto& type = *WorkerConfig::descriptor();
+  for (const char* given : {"threads", "chunk_size", "recompute_ratio", "queue", "max_len"}) {
+    EXPECT_TRUE(IsGiven(worker.loaded, type, given)) << given;
+  }
+  EXPECT_FALSE(IsGiven(worker.loaded, type, "policy"));
   worker.files["other.yaml"] = "model: /other\n";
   worker.arguments = {"--config=other.yaml"};
   ASSERT_EQ(worker.Error(), "");

@@ -3,7 +3,6 @@
 
 import json
 import pathlib
-import random
 import subprocess
 import sys
 import tempfile
@@ -12,27 +11,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "integration"))
 from cluster import main, model_folder  # noqa: E402  (needs the path above)
-from serving_client import make_document  # noqa: E402
-
-NAMES = ("Arlen", "Bersa", "Corvin", "Delmar", "Esten", "Farrow", "Gilder", "Hobart")
-TOWNS = ("Ostrava", "Lisbon", "Tampere", "Bergen", "Cusco", "Nantes", "Galway", "Split")
-
-
-def made_up(cases, passages):
-    """Each question is about one of the passages, and two of them must be told apart."""
-    draw, made = random.Random(5), []
-    for number in range(cases):
-        names, towns = draw.sample(NAMES, passages), draw.sample(TOWNS, passages)
-        ctxs = [
-            {
-                "title": name,
-                "text": f"{make_document(f'{number}/{name}', 35)} {name} was born in {town} and moved away at ten.",
-            }
-            for name, town in zip(names, towns)
-        ]
-        made.append({"ctxs": ctxs, "question": f"Where was {names[1]} born?", "answers": [towns[1]]})
-    return made
-
+from made_up_cases import write_cases  # noqa: E402
 
 def evaluate(*arguments):
     return subprocess.run(
@@ -45,7 +24,7 @@ class EvaluateTest(unittest.TestCase):
         model_folder()  # ends as skipped without it
         with tempfile.TemporaryDirectory() as folder:
             data = pathlib.Path(folder) / "cases.json"
-            data.write_text(json.dumps(made_up(3, 4)))
+            write_cases(data, 3, 4)
             done = evaluate(
                 str(data),
                 "--policies=full,none,query_v",

@@ -27,6 +27,17 @@ TEST_F(WorkerServiceTest, SaysWhatItServes) {
   EXPECT_TRUE(model.default_blend().correction());
 }
 
+TEST_F(WorkerServiceTest, SaysWhatItsDefaultsWereChosenFor) {
+  worker::v1::GetModelResponse model;
+  for (const char* calibration : {"", "KL=0.2,2026-11-28"}) {
+    served_.calibration = calibration;
+    StartWorker(/*queue=*/8);
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->GetModel(&context, {}, &model).ok());
+    EXPECT_EQ(model.calibration(), calibration);
+  }
+}
+
 TEST_F(WorkerServiceTest, GeneratesAndAccountsForEveryToken) {
   const Answer cold = Generate(Request({lead_, a_, b_, suffix_}));
   ASSERT_TRUE(cold.status.ok()) << cold.status.error_message();
