@@ -163,11 +163,11 @@ void CostModel::Observe(const CostDecision& decision, double compute_seconds) {
   blend.Learn(error * blend.value(), 1 - share);
 }
 
-void CostModel::ObserveFetch(int64_t bytes, double seconds, bool arrived_last) {
+void CostModel::ObserveFetch(int64_t bytes, double seconds, bool link_bound) {
   if (bytes < kTellingBytes || !MakesSense(seconds)) return;
   const double speed = static_cast<double>(bytes) / seconds;
   absl::MutexLock lock(&mutex_);
-  if (arrived_last || speed > bytes_per_second_.value()) bytes_per_second_.Learn(speed);
+  if (link_bound || speed > bytes_per_second_.value()) bytes_per_second_.Learn(speed);
 }
 
 void CostModel::ObserveLookup(double seconds) {

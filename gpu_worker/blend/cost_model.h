@@ -80,10 +80,10 @@ class CostModel {
   // sense are left out.
   void Observe(const CostDecision& decision, double compute_seconds);
 
-  // A fetch: `bytes` were here `seconds` after the cache said what it has. arrived_last: the reader
-  // waited for them, so that this is the speed of the link; otherwise it is only known to be no
-  // slower. Fetches of less than 256 KiB say nothing.
-  void ObserveFetch(int64_t bytes, double seconds, bool arrived_last);
+  // A fetch: `bytes` were taken within `seconds` after the cache said what it has. link_bound: the
+  // reader mostly waited, so that this is the speed of the link; otherwise it is only known to be
+  // no slower. Fetches of less than 256 KiB say nothing.
+  void ObserveFetch(int64_t bytes, double seconds, bool link_bound);
   // How long the cache took to say what it has.
   void ObserveLookup(double seconds);
 

@@ -63,7 +63,7 @@ PromptShape Resident(PromptShape shape) {
 // A model whose link was found to have this speed.
 void SetLink(double bytes_per_second, CostModel* model) {
   for (int i = 0; i < 200; ++i) {
-    model->ObserveFetch(1 << 20, (1 << 20) / bytes_per_second, /*arrived_last=*/true);
+    model->ObserveFetch(1 << 20, (1 << 20) / bytes_per_second, /*link_bound=*/true);
   }
   ASSERT_NEAR(model->fetch_bytes_per_second() / bytes_per_second, 1, 0.12);
 }
@@ -346,11 +346,11 @@ TEST(CostModelTest, AbsurdMeasurementsAreBounded) {
 TEST(CostModelTest, AFetchThatWasThereEarlyOnlyRaisesTheSpeed) {
   CostModel model(Laptop());
   const double before = model.fetch_bytes_per_second();
-  for (int i = 0; i < 50; ++i) model.ObserveFetch(1 << 20, 1, /*arrived_last=*/false);
+  for (int i = 0; i < 50; ++i) model.ObserveFetch(1 << 20, 1, /*link_bound=*/false);
   EXPECT_EQ(model.fetch_bytes_per_second(), before) << "it only was not asked for earlier";
-  for (int i = 0; i < 50; ++i) model.ObserveFetch(1 << 30, 0.1, /*arrived_last=*/false);
+  for (int i = 0; i < 50; ++i) model.ObserveFetch(1 << 30, 0.1, /*link_bound=*/false);
   EXPECT_GT(model.fetch_bytes_per_second(), 5 * before);
-  for (int i = 0; i < 50; ++i) model.ObserveFetch(1000, 1, /*arrived_last=*/true);
+  for (int i = 0; i < 50; ++i) model.ObserveFetch(1000, 1, /*link_bound=*/true);
   EXPECT_GT(model.fetch_bytes_per_second(), 5 * before) << "too few bytes to tell";
 }
 
