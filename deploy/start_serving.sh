@@ -17,7 +17,7 @@ usage: [VARIABLE=VALUE ...] deploy/start_serving.sh
 MODEL        a Hugging Face folder, a .gguf file, or a known name (default smollm2-135m-instruct;
              also qwen2.5-coder-1.5b-instruct)
 PORT         of the gateway (8000); CACHE_PORT of the cache server (7600); WORKER_PORT of the worker (7601);
-             CACHE_METRICS_PORT of the cache server's metrics (7602)
+             CACHE_METRICS_PORT and WORKER_METRICS_PORT of their metrics (7602, 7603)
 MAX_LEN      longest prompt plus answer, tokens (default: the model's own, at most 8192)
 GPU_MEM      kept for the GPU worker, unused on the CPU
 TESSERA_LOGS folder for the three logs (default: in the cache folder)
@@ -51,9 +51,9 @@ read_settings() {
   local whole='^[0-9]{1,9}$' real='^[0-9]*\.?[0-9]+$' port
   model=${MODEL:-smollm2-135m-instruct}
   gateway_port=${PORT:-8000} cache_port=${CACHE_PORT:-7600} worker_port=${WORKER_PORT:-7601}
-  metrics_port=${CACHE_METRICS_PORT:-7602}
+  metrics_port=${CACHE_METRICS_PORT:-7602} worker_metrics_port=${WORKER_METRICS_PORT:-7603}
   for port in "PORT $gateway_port" "CACHE_PORT $cache_port" "WORKER_PORT $worker_port" \
-    "CACHE_METRICS_PORT $metrics_port"; do
+    "CACHE_METRICS_PORT $metrics_port" "WORKER_METRICS_PORT $worker_metrics_port"; do
     check_number "${port% *}" "${port#* }" "$whole" 1 65535 "give a port between 1 and 65535"
   done
   max_len=${MAX_LEN:-} chunk_size=${LMCACHE_CHUNK_SIZE:-256}
@@ -102,13 +102,14 @@ as_bool() {
 check_ports() {
   local entry port variable taken=()
   for entry in "$gateway_port PORT" "$cache_port CACHE_PORT" "$worker_port WORKER_PORT" \
-    "$metrics_port CACHE_METRICS_PORT"; do
+    "$metrics_port CACHE_METRICS_PORT" "$worker_metrics_port WORKER_METRICS_PORT"; do
     port=${entry% *} variable=${entry#* }
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
       die "port $port is taken; stop what listens there or set $variable to a free port"
     fi
     [[ " ${taken[*]} " != *" $port "* ]] ||
-      die "PORT, CACHE_PORT, WORKER_PORT and CACHE_METRICS_PORT must differ ($port is there twice)"
+      die "PORT, CACHE_PORT, WORKER_PORT, CACHE_METRICS_PORT and WORKER_METRICS_PORT must differ" \
+        "($port is there twice)"
     taken+=("$port")
   done
 }
@@ -209,7 +210,8 @@ start_worker() {
   start 1 worker "$repo/bazel-bin/gpu_worker/tessera_worker" "--listen=127.0.0.1:$worker_port" \
     "--cache=127.0.0.1:$cache_port" "--model=$folder" "--model_name=$model_name" "--max_len=$max_len" \
     "--chunk_size=$chunk_size" "--blend=$blend" "--check_layer=$check_layer" \
-    "--layerwise=$layerwise" "--threads=0" "${chosen[@]}"
+    "--layerwise=$layerwise" "--threads=0" "--metrics_listen=127.0.0.1:$worker_metrics_port" \
+    "${chosen[@]}"
 }
 
 start_gateway() {
@@ -282,8 +284,9 @@ serve() {
   for name in cache_server worker gateway; do : >"$log_folder/$name.log"; done
   start_cache_server
   await says_ready
-  say "metrics of the cache server: http://127.0.0.1:$metrics_port/metrics;" \
-    "a look inside: bazel-bin/cache_server/ctl/tessera_ctl --server=127.0.0.1:$cache_port stats"
+  say "metrics of the cache server: http://127.0.0.1:$metrics_port/metrics," \
+    "of the worker: http://127.0.0.1:$worker_metrics_port/metrics;" \
+    "a look inside the cache: bazel-bin/cache_server/ctl/tessera_ctl --server=127.0.0.1:$cache_port stats"
   say "worker: loading $model_name"
   start_worker
   await says_ready

@@ -8,17 +8,22 @@
 #include <string>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/cancel_flag.h"
 #include "base/config/start.h"
+#include "base/metrics.h"
 #include "base/process.h"
 #include "base/status_macros.h"
 #include "cache_server/client/cache_client.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/chunk_pool.h"
+#include "gpu_worker/blend/cost_measure.h"
+#include "gpu_worker/blend/cost_model.h"
+#include "gpu_worker/blend/metered_client.h"
 #include "gpu_worker/blend/self_test.h"
 #include "gpu_worker/calibrate/calibrate.h"
 #include "gpu_worker/calibrate/calibration.h"
@@ -26,6 +31,7 @@
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/chunk_writer.h"
 #include "gpu_worker/serve/engine.h"
+#include "gpu_worker/serve/worker_metrics.h"
 #include "gpu_worker/serve/worker_service.h"
 #include "gpu_worker/settings.h"
 #include "proto/config.pb.h"
@@ -65,7 +71,8 @@ absl::Status CheckKvFits(const Decoder& decoder) {
 }
 
 // False when the worker must not blend: it then serves exact, which is always right.
-bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& blender) {
+bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& blender,
+                    WorkerMetrics& metrics) {
   const absl::StatusOr<SelfTestReport> report = RunSelfTest(decoder, config);
   if (!report.ok()) {
     LOG(ERROR) << "event=self_test_failed blending=off reason=\"" << report.status().message()
@@ -73,9 +80,38 @@ bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& 
     return false;
   }
   blender.set_seconds_per_token(report->seconds_per_token);
+  metrics.SetSelfTest(true, report->full_blend_kl);
   LOG(INFO) << "event=self_test_passed full_blend_kl=" << report->full_blend_kl
             << " prefill_tokens_per_s=" << 1 / report->seconds_per_token;
   return true;
+}
+
+CostCoefficients MeasuredCosts(const Decoder& decoder) {
+  const absl::Time start = absl::Now();
+  const CostCoefficients costs = MeasureCosts(decoder);
+  LOG(INFO) << "event=costs_measured seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
+            << " pass_s=" << costs.pass << " row_s=" << costs.row << " pair_s=" << costs.pair
+            << " scored_pair_s=" << costs.scored_pair << " placed_row_s=" << costs.placed_row
+            << " correction_s=" << costs.correction << " logits_s=" << costs.logits;
+  return costs;
+}
+
+MeteredCacheClient::Listeners CacheListeners(CostModel* costs, Metrics* metrics) {
+  return {costs,
+          metrics->AddLatency("tessera_worker_cache_lookup_seconds",
+                              "Until the cache said what it has of a prompt.", {}),
+          metrics->AddLatency("tessera_worker_cache_fetch_seconds",
+                              "From then on, until the last bytes of the prompt were taken.", {})};
+}
+
+void AddSources(const CacheClient& client, const ChunkWriter& writer, const CostModel& costs,
+                WorkerMetrics& metrics) {
+  metrics.AddSource([&](MetricSamples* samples) {
+    AddClientSamples(client.counters(), samples);
+    AddCostSamples(costs, samples);
+    samples->Counter("dropped_chunks", "Chunks not stored, because the cache took too few.",
+                     static_cast<double>(writer.dropped()));
+  });
 }
 
 absl::StatusOr<std::unique_ptr<CacheClient>> ConnectCache(const CacheAddress& cache) {
@@ -141,25 +177,36 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
   ASSIGN_OR_RETURN(const std::string calibration,
                    TakeCalibration(fingerprint, *ops, loaded, &config));
   ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
-  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> client,
+  const std::unique_ptr<Metrics> metrics = Metrics::Make();
+  WorkerMetrics counts(metrics.get());
+  const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
+  CostModel costs(MeasuredCosts(*decoder));
+  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
                    ConnectCache(CacheAddressFrom(config)));
+  MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
   ChunkPool pool(ChunkPoolBytes(config));
-  Blender blender(decoder.get(), client.get(), fingerprint, blend, &pool);
+  Blender blender(decoder.get(), &client, fingerprint, blend, &pool);
   ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
-                     config.blend() && PassesSelfTest(*decoder, blend, blender),
+                     config.blend() && PassesSelfTest(*decoder, blend, blender, counts),
                      !config.cache().empty(), calibration};
   // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
-  ChunkWriter writer(client.get(), blend.tokens_per_piece,
+  ChunkWriter writer(&client, blend.tokens_per_piece,
                      decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
   Engine engine(decoder.get(), &blender, &writer, EngineOptionsFrom(config, decoder->config()));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
-                   StartWorkerServer(config.listen(), served, decoder.get(), &blend, &engine));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<WorkerServer> server,
+      StartWorkerServer(
+          config.listen(), served,
+          {.decoder = decoder.get(), .defaults = &blend, .engine = &engine, .metrics = &counts}));
+  AddSources(client, writer, costs, counts);
+  if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));
   LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
             << " model=" << served.name << " device=" << ops->name()
             << " max_len=" << decoder->max_len() << " blend=" << served.blend_enabled
             << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
             << " chunk_pool_bytes=" << pool.stats().limit_bytes
-            << " calibration=" << (calibration.empty() ? "none" : calibration);
+            << " calibration=" << (calibration.empty() ? "none" : calibration)
+            << " metrics=" << (config.metrics_listen().empty() ? "none" : config.metrics_listen());
   WaitForStopSignal();
   LOG(INFO) << "event=stopping";
   server->Shutdown();

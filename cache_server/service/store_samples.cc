@@ -5,26 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/metric_samples.h"
 
 namespace tessera {
 namespace {
-
-// Collects samples; those of one name are added one after the other.
-class Samples {
- public:
-  void Gauge(std::string name, std::string help, double value, MetricLabels labels = {}) {
-    samples_.push_back(
-        {"tessera_cache_" + std::move(name), std::move(help), false, std::move(labels), value});
-  }
-  void Counter(std::string name, std::string help, double value, MetricLabels labels = {}) {
-    samples_.push_back({"tessera_cache_" + std::move(name) + "_total", std::move(help), true,
-                        std::move(labels), value});
-  }
-  std::vector<MetricSample> Take() { return std::move(samples_); }
-
- private:
-  std::vector<MetricSample> samples_;
-};
 
 // One column of all tiers' stats.
 struct TierColumn {
@@ -46,7 +30,7 @@ constexpr TierColumn kTierColumns[] = {
     {"tier_refused_writes", "Pieces that found no room.", true, &TierStats::refused},
 };
 
-void AddTiers(const std::vector<TierStats>& tiers, Samples* out) {
+void AddTiers(const std::vector<TierStats>& tiers, MetricSamples* out) {
   for (const TierColumn& column : kTierColumns) {
     for (const TierStats& stats : tiers) {
       const auto value = static_cast<double>(stats.*column.value);
@@ -60,10 +44,9 @@ void AddTiers(const std::vector<TierStats>& tiers, Samples* out) {
   }
   for (const TierStats& stats : tiers) {
     for (size_t i = 0; i < kEvictionReasons; ++i) {
-      out->Counter("tier_evictions", "Pieces that left the tier.",
-                   static_cast<double>(stats.evictions[i]),
-                   {{"tier", stats.name},
-                    {"reason", EvictionReasonName(static_cast<EvictionReason>(i))}});
+      out->Counter(
+          "tier_evictions", "Pieces that left the tier.", static_cast<double>(stats.evictions[i]),
+          {{"tier", stats.name}, {"reason", EvictionReasonName(static_cast<EvictionReason>(i))}});
     }
   }
   for (const TierStats& stats : tiers) {
@@ -74,7 +57,7 @@ void AddTiers(const std::vector<TierStats>& tiers, Samples* out) {
   }
 }
 
-void AddStore(const ChunkStore& store, Samples* out) {
+void AddStore(const ChunkStore& store, MetricSamples* out) {
   const StoreCounters counters = store.counters();
   out->Gauge("pinned_pieces", "Pieces that are pinned.", store.pins().size());
   out->Gauge("pinned_bytes", "Their bytes.", store.pins().bytes());
@@ -94,7 +77,7 @@ void AddStore(const ChunkStore& store, Samples* out) {
   out->Counter("refused_writes", "Pieces that a lower tier refused.", counters.writes.refused);
 }
 
-void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, Samples* out) {
+void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, MetricSamples* out) {
   auto both = [out](const char* name, const char* help, uint64_t of_grpc, uint64_t of_shm) {
     out->Counter(name, help, of_grpc, {{"transport", "grpc"}});
     out->Counter(name, help, of_shm, {{"transport", "shm"}});
@@ -122,7 +105,7 @@ void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, Sample
 }
 
 // What the process has from malloc; the memory tier is not in it.
-void AddHeap(Samples* out) {
+void AddHeap(MetricSamples* out) {
   const struct mallinfo2 heap = mallinfo2();
   auto part = [out](const char* name, size_t bytes) {
     out->Gauge("heap_bytes", "Memory that malloc has from the system.", static_cast<double>(bytes),
@@ -155,7 +138,7 @@ class TierLatencies : public TierObserver {
 
 std::vector<MetricSample> StoreSamples(const ChunkStore& store, const TransportCounters& counters,
                                        const ShmServer* shm) {
-  Samples out;
+  MetricSamples out("tessera_cache_");
   AddTiers(store.Stats(), &out);
   AddStore(store, &out);
   AddTransports(counters, shm == nullptr ? ShmCounters() : shm->counters(), &out);

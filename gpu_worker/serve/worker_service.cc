@@ -25,9 +25,12 @@ using worker::v1::PrefillChunkResponse;
 
 class WorkerService final : public worker::v1::Worker::CallbackService {
  public:
-  WorkerService(const ServedModel& served, const Decoder* decoder, const BlendConfig* defaults,
-                Engine* engine)
-      : served_(served), decoder_(*decoder), defaults_(*defaults), engine_(*engine) {}
+  WorkerService(const ServedModel& served, const ServiceParts& parts)
+      : served_(served),
+        decoder_(*parts.decoder),
+        defaults_(*parts.defaults),
+        engine_(*parts.engine),
+        metrics_(parts.metrics) {}
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const worker::v1::GetModelRequest*,
@@ -57,7 +60,10 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     auto call = std::make_shared<GenerateCall>();
     call->HoldUntilDone();
     const absl::Status status = Submit(*request, call);
-    if (!status.ok()) call->End(status);
+    if (!status.ok()) {
+      if (metrics_ != nullptr) metrics_->CountRefused(status);
+      call->End(status);
+    }
     return call.get();
   }
 
@@ -78,6 +84,9 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
                                   served_.blend_enabled));
     generation->cancelled = call->cancelled();
     generation->listener = MakeCallListener(call, &generation->prompt);
+    if (metrics_ != nullptr) {
+      generation->listener = metrics_->Metered(std::move(generation->listener), generation.get());
+    }
     return engine_.Submit(std::move(generation));
   }
 
@@ -110,13 +119,13 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   const Decoder& decoder_;
   const BlendConfig& defaults_;
   Engine& engine_;
+  WorkerMetrics* const metrics_;
 };
 
 class GrpcWorkerServer final : public WorkerServer {
  public:
-  GrpcWorkerServer(const ServedModel& served, const Decoder* decoder, const BlendConfig* defaults,
-                   Engine* engine)
-      : service_(served, decoder, defaults, engine) {}
+  GrpcWorkerServer(const ServedModel& served, const ServiceParts& parts)
+      : service_(served, parts) {}
   ~GrpcWorkerServer() override { Shutdown(); }
 
   absl::Status Start(const std::string& address) {
@@ -155,10 +164,8 @@ class GrpcWorkerServer final : public WorkerServer {
 
 absl::StatusOr<std::unique_ptr<WorkerServer>> StartWorkerServer(const std::string& address,
                                                                 const ServedModel& served,
-                                                                const Decoder* decoder,
-                                                                const BlendConfig* defaults,
-                                                                Engine* engine) {
-  auto server = std::make_unique<GrpcWorkerServer>(served, decoder, defaults, engine);
+                                                                const ServiceParts& parts) {
+  auto server = std::make_unique<GrpcWorkerServer>(served, parts);
   RETURN_IF_ERROR(server->Start(address));
   return server;
 }

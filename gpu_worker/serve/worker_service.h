@@ -9,6 +9,7 @@
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/engine.h"
+#include "gpu_worker/serve/worker_metrics.h"
 
 namespace tessera {
 
@@ -18,6 +19,14 @@ struct ServedModel {
   bool blend_enabled = true;  // false: every request runs exact
   bool has_cache = true;      // false: nothing is stored anywhere, and PrefillChunk is refused
   std::string calibration;    // what the defaults were chosen for, and when; empty: nothing
+};
+
+// What the service hands requests to. All must outlive the server.
+struct ServiceParts {
+  const Decoder* decoder = nullptr;
+  const BlendConfig* defaults = nullptr;
+  Engine* engine = nullptr;
+  WorkerMetrics* metrics = nullptr;  // null: nothing is counted
 };
 
 // The running server; destroying it ends it.
@@ -30,13 +39,10 @@ class WorkerServer {
 };
 
 // Listens on `address` ("host:port", port 0: any). The health service says NOT_SERVING for none:
-// the server starts when the model is ready. All pointers must outlive it. UNAVAILABLE: the address
-// is taken.
+// the server starts when the model is ready. UNAVAILABLE: the address is taken.
 absl::StatusOr<std::unique_ptr<WorkerServer>> StartWorkerServer(const std::string& address,
                                                                 const ServedModel& served,
-                                                                const Decoder* decoder,
-                                                                const BlendConfig* defaults,
-                                                                Engine* engine);
+                                                                const ServiceParts& parts);
 
 }  // namespace tessera
 

@@ -22,7 +22,7 @@ from serving_client import Client, ServerError, make_document
 
 SCRIPT = str(REPO / "deploy" / "start_serving.sh")
 CTL = str(REPO / "bazel-bin" / "cache_server" / "ctl" / "tessera_ctl")
-PORTS = ("PORT", "CACHE_PORT", "WORKER_PORT", "CACHE_METRICS_PORT")
+PORTS = ("PORT", "CACHE_PORT", "WORKER_PORT", "CACHE_METRICS_PORT", "WORKER_METRICS_PORT")
 LISTENS = {"gateway": "PORT", "cache server": "CACHE_PORT", "worker": "WORKER_PORT"}
 ANSWER_SECONDS = 120
 CAPITAL = {
@@ -87,6 +87,7 @@ class RefusalTest(unittest.TestCase):
             ("LMCACHE_LOCAL_DISK", "maybe"),
             ("LMCACHE_LOCAL_DISK", "file:folder"),
             ("CACHE_METRICS_PORT", 0),
+            ("WORKER_METRICS_PORT", 0),
         ):
             with self.subTest(variable, value=value):
                 self.refused(2, [variable, "not valid"], **{variable: value})

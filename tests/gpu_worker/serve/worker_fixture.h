@@ -79,8 +79,11 @@ class WorkerFixture : public TinyBlendTest {
                                             most_bytes_);
     engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
                                        writer_.get(), EngineOptions{.queue = queue});
-    auto server = StartWorkerServer("127.0.0.1:0", served_, worker_->decoder.get(),
-                                    &worker_->config, engine_.get());
+    auto server = StartWorkerServer("127.0.0.1:0", served_,
+                                    {.decoder = worker_->decoder.get(),
+                                     .defaults = &worker_->config,
+                                     .engine = engine_.get(),
+                                     .metrics = metrics_});
     ASSERT_TRUE(server.ok()) << server.status();
     worker_server_ = std::move(*server);
     stub_ = worker::v1::Worker::NewStub(grpc::CreateChannel(
@@ -135,6 +138,7 @@ class WorkerFixture : public TinyBlendTest {
 
   ServedModel served_ = {"tiny", "fingerprint", true};
   int64_t most_bytes_ = 1 << 24;
+  WorkerMetrics* metrics_ = nullptr;
   std::unique_ptr<ChunkWriter> writer_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<WorkerServer> worker_server_;

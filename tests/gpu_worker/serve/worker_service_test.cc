@@ -160,9 +160,9 @@ TEST_F(WorkerServiceTest, AFullQueueIsRefused) {
 }
 
 TEST_F(WorkerServiceTest, ATakenAddressIsAClearError) {
-  auto second =
-      StartWorkerServer(absl::StrCat("127.0.0.1:", worker_server_->port()), {"tiny", "", true},
-                        worker_->decoder.get(), &worker_->config, engine_.get());
+  auto second = StartWorkerServer(
+      absl::StrCat("127.0.0.1:", worker_server_->port()), {"tiny", "", true},
+      {.decoder = worker_->decoder.get(), .defaults = &worker_->config, .engine = engine_.get()});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
 

@@ -1,0 +1,240 @@
+#include "gpu_worker/serve/worker_metrics.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace tessera {
+namespace {
+
+constexpr const char* kWays[] = {"blend", "exact", "off"};
+const std::vector<double>& ErrorBuckets() {
+  static const std::vector<double> buckets = {0.125, 0.25, 0.4, 0.5, 0.67, 0.8, 0.9, 1,
+                                              1.1,   1.25, 1.5, 2,   2.5,  4,   8};
+  return buckets;
+}
+
+std::string Prefixed(const char* name) { return absl::StrCat("tessera_worker_", name); }
+
+PrefillWay WayOf(const BlendRequest& prompt) {
+  if (!prompt.exact && prompt.segments.size() > 1) return PrefillWay::kBlend;
+  return prompt.prefixes ? PrefillWay::kExact : PrefillWay::kOff;
+}
+
+}  // namespace
+
+// On the engine's thread, but for the end of one that the engine did not take.
+class WorkerMetrics::Listener final : public GenerationListener {
+ public:
+  Listener(WorkerMetrics* metrics, std::unique_ptr<GenerationListener> listener,
+           const Generation* generation)
+      : metrics_(*metrics), listener_(std::move(listener)), generation_(*generation) {
+    ++metrics_.waiting_;
+  }
+  ~Listener() override { LeaveGauges(); }
+
+  void OnPromptLogprobs(const std::vector<PromptLogprob>& positions) override {
+    listener_->OnPromptLogprobs(positions);
+  }
+
+  void OnStarted(const Prefilled& prefilled, absl::Duration queued,
+                 absl::Duration prefill) override {
+    metrics_.CountPrefill(prefilled, WayOf(generation_.prompt), queued, prefill);
+    last_.resize(generation_.answers, absl::InfinitePast());
+    listener_->OnStarted(prefilled, queued, prefill);
+  }
+
+  void OnToken(uint32_t index, const SampledToken& token) override {
+    const absl::Time now = absl::Now();
+    ++metrics_.generated_;
+    if (!running_) {
+      running_ = true;
+      --metrics_.waiting_;
+      ++metrics_.running_;
+      metrics_.first_token_->Observe(now - generation_.submitted);
+    }
+    absl::Time& last = last_[index];
+    if (last != absl::InfinitePast()) metrics_.between_tokens_->Observe(now - last);
+    last = now;
+    listener_->OnToken(index, token);
+  }
+
+  void OnAnswered(uint32_t index, bool ended, int64_t tokens) override {
+    ++(ended ? metrics_.stopped_ : metrics_.full_length_);
+    listener_->OnAnswered(index, ended, tokens);
+  }
+
+  void OnFinished(const absl::Status& status) override {
+    metrics_.CountEnd(status);
+    LeaveGauges();
+    listener_->OnFinished(status);
+  }
+
+ private:
+  void LeaveGauges() {
+    if (left_) return;
+    left_ = true;
+    --(running_ ? metrics_.running_ : metrics_.waiting_);
+  }
+
+  WorkerMetrics& metrics_;
+  const std::unique_ptr<GenerationListener> listener_;
+  const Generation& generation_;
+  std::vector<absl::Time> last_;  // token of each answer
+  bool running_ = false;
+  bool left_ = false;
+};
+
+WorkerMetrics::WorkerMetrics(Metrics* metrics)
+    : queue_(metrics->AddLatency(Prefixed("queue_seconds"),
+                                 "From a request's arrival to its start.", {})),
+      first_token_(metrics->AddLatency(Prefixed("time_to_first_token_seconds"),
+                                       "From a request's arrival to its first token.", {})),
+      between_tokens_(metrics->AddLatency(Prefixed("inter_token_seconds"),
+                                          "Between two tokens of one answer.", {})) {
+  for (size_t way = 0; way < prefill_.size(); ++way) {
+    prefill_[way] =
+        metrics->AddLatency(Prefixed("prefill_seconds"),
+                            "From a request's start to its first token.", {{"kind", kWays[way]}});
+  }
+  for (size_t kind = 0; kind < kPrefillKinds; ++kind) {
+    cost_error_[kind] = metrics->AddHistogram(
+        Prefixed("cost_actual_over_predicted"),
+        "Compute seconds of a prefill over those that the cost model said when it chose.",
+        {{"kind", PrefillKindName(static_cast<PrefillKind>(kind))}}, ErrorBuckets());
+  }
+  metrics->AddSource([this] { return Samples(); });
+}
+
+void WorkerMetrics::AddSource(Source source) {
+  absl::MutexLock lock(&mutex_);
+  sources_.push_back(std::move(source));
+}
+
+std::unique_ptr<GenerationListener> WorkerMetrics::Metered(
+    std::unique_ptr<GenerationListener> listener, const Generation* generation) {
+  return std::make_unique<Listener>(this, std::move(listener), generation);
+}
+
+void WorkerMetrics::CountRefused(const absl::Status& status) { CountEnd(status); }
+
+void WorkerMetrics::CountEnd(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  ++ends_[status.code()];
+}
+
+void WorkerMetrics::CountTier(const std::string& tier) {
+  absl::MutexLock lock(&mutex_);
+  // A cache that makes names up must not fill our memory.
+  const bool known = tiers_.size() < kMostTiers || tiers_.count(tier) > 0;
+  ++tiers_[known ? tier : "other"];
+}
+
+void WorkerMetrics::CountPrefill(const Prefilled& prefilled, PrefillWay way, absl::Duration queued,
+                                 absl::Duration prefill) {
+  queue_->Observe(queued);
+  prefill_[static_cast<size_t>(way)]->Observe(prefill);
+  for (const SegmentOutcome& segment : prefilled.segments) {
+    const int64_t reused = segment.cached_tokens - segment.recomputed_tokens;
+    (segment.exact ? exact_ : blended_) += reused;
+    recomputed_ += segment.recomputed_tokens;
+    computed_ += segment.tokens - segment.cached_tokens;
+    CountTier(segment.tier);
+  }
+}
+
+void WorkerMetrics::CountDecision(const CostDecision& decision, double compute_seconds) {
+  ++(decision.blend ? chose_blend_ : chose_full_);
+  const double predicted = decision.prefill_compute + decision.blend_compute;
+  if (predicted > 0) {
+    cost_error_[static_cast<size_t>(decision.kind)]->Observe(compute_seconds / predicted);
+  }
+}
+
+void WorkerMetrics::SetSelfTest(bool passed, double kl) {
+  self_test_passed_ = passed;
+  self_test_kl_ = kl;
+}
+
+void WorkerMetrics::AddRequests(MetricSamples* samples) const {
+  samples->Gauge("requests_waiting", "Requests without a first token yet.",
+                 static_cast<double>(waiting_));
+  samples->Gauge("requests_running", "Requests whose answers are being generated.",
+                 static_cast<double>(running_));
+  for (const auto& [code, count] : ends_) {
+    samples->Counter("requests", "Requests that ended, by how.", static_cast<double>(count),
+                     {{"outcome", absl::AsciiStrToLower(absl::StatusCodeToString(code))}});
+  }
+  const char* const answers =
+      "Answers that are complete: by an end token, or at their full length.";
+  samples->Counter("answers", answers, static_cast<double>(stopped_), {{"reason", "stop"}});
+  samples->Counter("answers", answers, static_cast<double>(full_length_), {{"reason", "length"}});
+  samples->Counter("generated_tokens", "Tokens of all answers.", static_cast<double>(generated_));
+}
+
+void WorkerMetrics::AddPrompts(MetricSamples* samples) const {
+  const std::pair<const char*, const std::atomic<uint64_t>*> sources[] = {
+      {"exact", &exact_},
+      {"blended", &blended_},
+      {"recomputed", &recomputed_},
+      {"computed", &computed_}};
+  for (const auto& [source, tokens] : sources) {
+    samples->Counter("prompt_tokens", "Prompt tokens, by how they got their KV.",
+                     static_cast<double>(*tokens), {{"source", source}});
+  }
+  for (const auto& [tier, count] : tiers_) {
+    samples->Counter("segments", "Segments, by the tier that their first piece came from.",
+                     static_cast<double>(count), {{"tier", tier.empty() ? "none" : tier}});
+  }
+  const char* const decisions = "What the cost model chose.";
+  samples->Counter("cost_decisions", decisions, static_cast<double>(chose_blend_),
+                   {{"choice", "blend"}});
+  samples->Counter("cost_decisions", decisions, static_cast<double>(chose_full_),
+                   {{"choice", "full"}});
+}
+
+std::vector<MetricSample> WorkerMetrics::Samples() const {
+  MetricSamples samples("tessera_worker_");
+  absl::MutexLock lock(&mutex_);
+  AddRequests(&samples);
+  AddPrompts(&samples);
+  samples.Gauge("self_test_passed", "1: blending is on; 0: it is off, or the self-test failed.",
+                self_test_passed_ ? 1 : 0);
+  samples.Gauge("self_test_kl", "Nats between a blend that recomputes all and a full prefill.",
+                self_test_kl_);
+  for (const Source& source : sources_) source(&samples);
+  return samples.Take();
+}
+
+void AddClientSamples(const ClientCounters& counters, MetricSamples* samples) {
+  const std::tuple<const char*, const char*, uint64_t> columns[] = {
+      {"fetched_bytes", "Bytes of KV that came from the cache.", counters.fetched_bytes},
+      {"stored_bytes", "Bytes of KV that went to the cache.", counters.stored_bytes},
+      {"shm_bytes", "Of the fetched bytes, those read from shared memory.", counters.shm_bytes},
+      {"failed_fetches", "Fetches that broke or could not begin.", counters.failed_fetches},
+      {"failed_stores", "Stores that broke or could not begin.", counters.failed_stores},
+      {"checksum_failures", "Slices that arrived damaged.", counters.checksum_failures},
+      {"skipped_cache_calls", "Calls not tried, because the cache kept failing.",
+       counters.skipped_calls},
+      {"shm_fallbacks", "Calls that went over gRPC because shared memory failed.",
+       counters.shm_fallbacks},
+      {"lost_leases", "Fetches whose lease ended before they did.", counters.lost_leases}};
+  for (const auto& [name, help, value] : columns) {
+    samples->Counter(name, help, static_cast<double>(value));
+  }
+}
+
+void AddCostSamples(const CostModel& costs, MetricSamples* samples) {
+  samples->Gauge("cache_bytes_per_second", "How fast the cost model takes the cache to be.",
+                 costs.fetch_bytes_per_second());
+  for (size_t kind = 0; kind < kPrefillKinds; ++kind) {
+    samples->Gauge("cost_factor", "What it has learned to multiply predictions with.",
+                   costs.FactorOf(static_cast<PrefillKind>(kind)),
+                   {{"kind", PrefillKindName(static_cast<PrefillKind>(kind))}});
+  }
+}
+
+}  // namespace tessera

@@ -1,0 +1,179 @@
+// What the worker counts is what it did: over a tiny model and a real cache server.
+#include "gpu_worker/serve/worker_metrics.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_worker/serve/worker_fixture.h"
+
+namespace tessera {
+namespace {
+
+class WorkerMetricsTest : public WorkerFixture {
+ protected:
+  void SetUp() override {
+    metrics_ = &counts_;
+    WorkerFixture::SetUp();
+  }
+  void TearDown() override {
+    WorkerFixture::TearDown();
+    registry_->RemoveSources();
+  }
+
+  // The value of "name{labels}" without the prefix; -1 when it is not there.
+  double Value(const std::string& series) const {
+    for (const absl::string_view line : absl::StrSplit(registry_->Text(), '\n')) {
+      const std::string start = absl::StrCat("tessera_worker_", series, " ");
+      if (absl::StartsWith(line, start)) return std::stod(std::string(line.substr(start.size())));
+    }
+    return -1;
+  }
+
+  GenerateRequest With(worker::v1::BlendMode mode, uint32_t max_tokens = 5) const {
+    GenerateRequest request = Request({lead_, a_, b_, suffix_}, max_tokens);
+    request.mutable_blend()->set_mode(mode);
+    return request;
+  }
+
+  const std::unique_ptr<Metrics> registry_ = Metrics::Make();
+  WorkerMetrics counts_{registry_.get()};
+};
+
+TEST_F(WorkerMetricsTest, CountsWhatAPromptIsMadeOf) {
+  const auto lead = static_cast<double>(lead_.size()), suffix = static_cast<double>(suffix_.size());
+  const auto chunks = static_cast<double>(a_.size() + b_.size());
+  Generate(With(worker::v1::BLEND));
+  WaitForStores();
+  EXPECT_EQ(Value("prompt_tokens_total{source=\"computed\"}"), lead + chunks + suffix);
+  EXPECT_EQ(Value("segments_total{tier=\"none\"}"), 4);
+  const Answer warm = Generate(With(worker::v1::BLEND));
+  const double recomputed = warm.started.usage().recomputed_tokens();
+  EXPECT_GT(recomputed, 0);
+  EXPECT_EQ(Value("prompt_tokens_total{source=\"computed\"}"), lead + chunks + 2 * suffix);
+  EXPECT_EQ(Value("prompt_tokens_total{source=\"exact\"}"), lead);
+  EXPECT_EQ(Value("prompt_tokens_total{source=\"recomputed\"}"), recomputed);
+  EXPECT_EQ(Value("prompt_tokens_total{source=\"blended\"}"), chunks - recomputed);
+  EXPECT_EQ(Value("segments_total{tier=\"ram\"}"), 3);
+  EXPECT_EQ(Value("segments_total{tier=\"none\"}"), 5);
+}
+
+TEST_F(WorkerMetricsTest, CountsRequestsAndTimes) {
+  GenerateRequest two = With(worker::v1::EXACT, 7);
+  two.set_n(2);
+  EXPECT_TRUE(Generate(two).status.ok());
+  EXPECT_TRUE(Generate(With(worker::v1::OFF, 1)).status.ok());
+  EXPECT_TRUE(Generate(With(worker::v1::BLEND, 3)).status.ok());
+  GenerateRequest stopped = With(worker::v1::OFF, 5);
+  for (uint32_t id = 0; id < 96; ++id) stopped.add_stop_token_ids(id);
+  EXPECT_TRUE(Generate(stopped).status.ok());
+  GenerateRequest bad = With(worker::v1::OFF);
+  bad.mutable_segments(0)->add_token_ids(5000);
+  EXPECT_FALSE(Generate(bad).status.ok());
+
+  EXPECT_EQ(Value("requests_total{outcome=\"ok\"}"), 4);
+  EXPECT_EQ(Value("requests_total{outcome=\"invalid_argument\"}"), 1);
+  EXPECT_EQ(Value("answers_total{reason=\"length\"}"), 4);
+  EXPECT_EQ(Value("answers_total{reason=\"stop\"}"), 1);
+  EXPECT_EQ(Value("generated_tokens_total"), 7 + 7 + 1 + 3 + 1);
+  EXPECT_EQ(Value("queue_seconds_count"), 4);
+  EXPECT_EQ(Value("prefill_seconds_count{kind=\"exact\"}"), 1);
+  EXPECT_EQ(Value("prefill_seconds_count{kind=\"off\"}"), 2);
+  EXPECT_EQ(Value("prefill_seconds_count{kind=\"blend\"}"), 1);
+  EXPECT_EQ(Value("time_to_first_token_seconds_count"), 4);
+  EXPECT_GE(Value("time_to_first_token_seconds_sum"), Value("queue_seconds_sum"));
+  // Between the tokens of an answer, not from one answer to the next.
+  EXPECT_EQ(Value("inter_token_seconds_count"), 6 + 6 + 0 + 2 + 0);
+  EXPECT_EQ(Value("requests_waiting"), 0);
+  EXPECT_EQ(Value("requests_running"), 0);
+}
+
+// A listener that looks at the gauges while it is told things.
+class Looking final : public GenerationListener {
+ public:
+  explicit Looking(std::function<void(const char*)> look) : look_(std::move(look)) {}
+  void OnPromptLogprobs(const std::vector<PromptLogprob>&) override {}
+  void OnStarted(const Prefilled&, absl::Duration, absl::Duration) override { look_("started"); }
+  void OnToken(uint32_t, const SampledToken&) override { look_("token"); }
+  void OnAnswered(uint32_t, bool, int64_t) override {}
+  void OnFinished(const absl::Status&) override { look_("finished"); }
+
+ private:
+  const std::function<void(const char*)> look_;
+};
+
+TEST_F(WorkerMetricsTest, GaugesFollowARequest) {
+  std::vector<std::string> seen;
+  auto look = [&](const char* when) {
+    seen.push_back(absl::StrCat(when, " ", Value("requests_waiting"), Value("requests_running")));
+  };
+  Generation generation;
+  generation.submitted = absl::Now();
+  Prefilled prefilled;
+  {
+    const auto listener = counts_.Metered(std::make_unique<Looking>(look), &generation);
+    look("taken");
+    listener->OnStarted(prefilled, absl::ZeroDuration(), absl::Seconds(1));
+    listener->OnToken(0, {});
+    listener->OnToken(0, {});
+    listener->OnFinished(absl::CancelledError("nobody is there"));
+  }
+  EXPECT_EQ(seen, (std::vector<std::string>{"taken 10", "started 10", "token 01", "token 01",
+                                            "finished 00"}));
+  EXPECT_EQ(Value("requests_total{outcome=\"cancelled\"}"), 1);
+  counts_.Metered(std::make_unique<Looking>(look), &generation).reset();
+  EXPECT_EQ(Value("requests_waiting"), 0) << "one that the engine did not take";
+}
+
+TEST_F(WorkerMetricsTest, DecisionsAndTheirErrors) {
+  counts_.CountDecision({.blend = true, .kind = PrefillKind::kQuery, .blend_compute = 2}, 3);
+  counts_.CountDecision({.kind = PrefillKind::kFull, .prefill_compute = 2}, 2);
+  counts_.CountDecision({.kind = PrefillKind::kFull, .prefill_compute = 2}, 1);
+  EXPECT_EQ(Value("cost_decisions_total{choice=\"blend\"}"), 1);
+  EXPECT_EQ(Value("cost_decisions_total{choice=\"full\"}"), 2);
+  EXPECT_EQ(Value("cost_actual_over_predicted_sum{kind=\"query\"}"), 1.5);
+  EXPECT_EQ(Value("cost_actual_over_predicted_sum{kind=\"full\"}"), 1.5);
+  EXPECT_EQ(Value("cost_actual_over_predicted_count{kind=\"full\"}"), 2);
+}
+
+TEST_F(WorkerMetricsTest, TheSelfTestAndOtherPartsAreShown) {
+  EXPECT_EQ(Value("self_test_passed"), 0);
+  counts_.SetSelfTest(true, 0.5);
+  EXPECT_EQ(Value("self_test_passed"), 1);
+  EXPECT_EQ(Value("self_test_kl"), 0.5);
+  const CostModel costs(CostCoefficients{.row = 1});
+  counts_.AddSource([&](MetricSamples* samples) {
+    AddClientSamples(client_->counters(), samples);
+    AddCostSamples(costs, samples);
+  });
+  Generate(With(worker::v1::BLEND));
+  WaitForStores();
+  EXPECT_EQ(Value("stored_bytes_total"), client_->counters().stored_bytes);
+  EXPECT_GT(Value("stored_bytes_total"), 0);
+  Generate(With(worker::v1::BLEND));
+  EXPECT_EQ(Value("fetched_bytes_total"), Value("stored_bytes_total"));
+  EXPECT_EQ(Value("checksum_failures_total"), 0);
+  EXPECT_EQ(Value("cost_factor{kind=\"hkvd\"}"), 1);
+  EXPECT_EQ(Value("cache_bytes_per_second"), 1e9);
+}
+
+TEST_F(WorkerMetricsTest, ACacheCannotMakeUpEndlessTiers) {
+  Generation generation;
+  const auto listener = counts_.Metered(std::make_unique<Looking>([](const char*) {}), &generation);
+  Prefilled prefilled;
+  for (int i = 0; i < 100; ++i) {
+    prefilled.segments = {{.tokens = 1, .cached_tokens = 1, .tier = absl::StrCat("tier", i)}};
+    listener->OnStarted(prefilled, absl::ZeroDuration(), absl::ZeroDuration());
+  }
+  EXPECT_EQ(Value("segments_total{tier=\"tier7\"}"), 1);
+  EXPECT_EQ(Value("segments_total{tier=\"tier8\"}"), -1);
+  EXPECT_EQ(Value("segments_total{tier=\"other\"}"), 92);
+}
+
+}  // namespace
+}  // namespace tessera
