@@ -41,8 +41,10 @@ namespace {
 
 int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
 
-EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model) {
+EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
+                                DriftSampler* drift) {
   EngineOptions options;
+  options.drift = drift;
   options.queue = config.queue();
   options.scheduler.max_running = config.max_running();
   options.priority_step = absl::Milliseconds(config.priority_step());
@@ -102,6 +104,12 @@ MeteredCacheClient::Listeners CacheListeners(CostModel* costs, Metrics* metrics)
                               "Until the cache said what it has of a prompt.", {}),
           metrics->AddLatency("tessera_worker_cache_fetch_seconds",
                               "From then on, until the last bytes of the prompt were taken.", {})};
+}
+
+ValueHistogram* DriftKl(Metrics* metrics) {
+  return metrics->AddHistogram("tessera_worker_drift_kl",
+                               "Nats between a full recompute's first token and the blend's.", {},
+                               {1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5});
 }
 
 void AddSources(const CacheClient& client, const ChunkWriter& writer, const CostModel& costs,
@@ -179,7 +187,6 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
   ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
   const std::unique_ptr<Metrics> metrics = Metrics::Make();
   WorkerMetrics counts(metrics.get());
-  const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   CostModel costs(MeasuredCosts(*decoder));
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
                    ConnectCache(CacheAddressFrom(config)));
@@ -192,13 +199,20 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
   // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
   ChunkWriter writer(&client, blend.tokens_per_piece,
                      decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
-  Engine engine(decoder.get(), &blender, &writer, EngineOptionsFrom(config, decoder->config()));
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<WorkerServer> server,
-      StartWorkerServer(
-          config.listen(), served,
-          {.decoder = decoder.get(), .defaults = &blend, .engine = &engine, .metrics = &counts}));
+  DriftSampler drift(config.drift_sample(), decoder.get(), DriftKl(metrics.get()));
+  Engine engine(decoder.get(), &blender, &writer,
+                EngineOptionsFrom(config, decoder->config(), &drift));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
+                   StartWorkerServer(config.listen(), served,
+                                     {.decoder = decoder.get(),
+                                      .defaults = &blend,
+                                      .engine = &engine,
+                                      .metrics = &counts,
+                                      .drift = &drift}));
   AddSources(client, writer, costs, counts);
+  counts.AddSource([&](MetricSamples* samples) { drift.AddSamples(samples); });
+  // Before anything that they read ends; nobody scrapes before Serve.
+  const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));
   LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
             << " model=" << served.name << " device=" << ops->name()

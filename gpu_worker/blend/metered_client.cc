@@ -1,5 +1,6 @@
 #include "gpu_worker/blend/metered_client.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -57,14 +58,27 @@ class MeteredCacheClient::Stream final : public FetchStream {
     client_.AddWait(end - start);
     absl::MutexLock lock(&mutex_);
     if (!came) return false;
+    const absl::Time held_up_from = std::min(start, std::exchange(asked_, absl::InfiniteFuture()));
     // Who computes a chunk after all asks for its slices again.
     if (layer < layers_taken_[target]) return true;
     layers_taken_[target] = layer + 1;
     bytes_ += slice_bytes_[target];
-    waited_ += end - start;
+    waited_ += end - held_up_from;
     last_ = end;
     return true;
   }
+
+  bool HeaderReady() override { return real_->HeaderReady(); }
+
+  // Who asks does other work meanwhile, and was held up from the first question on that was
+  // answered with no.
+  bool SliceReady(size_t target, uint32_t layer) override {
+    const bool ready = real_->SliceReady(target, layer);
+    absl::MutexLock lock(&mutex_);
+    if (!ready && asked_ == absl::InfiniteFuture()) asked_ = absl::Now();
+    return ready;
+  }
+  absl::Time ready_by() override { return real_->ready_by(); }
 
   absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
     return real_->Slice(target, layer);
@@ -78,11 +92,12 @@ class MeteredCacheClient::Stream final : public FetchStream {
   const absl::Time opened_ = absl::Now();
   std::unique_ptr<FetchStream> real_;
   absl::Mutex mutex_;
-  absl::Time said_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();  // what the cache has
-  absl::Time last_ ABSL_GUARDED_BY(mutex_);                           // slice taken
-  absl::Duration waited_ ABSL_GUARDED_BY(mutex_);                     // for slices
-  std::vector<uint32_t> layers_taken_ ABSL_GUARDED_BY(mutex_);        // by target
-  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;                        // taken
+  absl::Time said_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();   // what the cache has
+  absl::Time last_ ABSL_GUARDED_BY(mutex_);                            // slice taken
+  absl::Duration waited_ ABSL_GUARDED_BY(mutex_);                      // for slices
+  absl::Time asked_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();  // in vain, first
+  std::vector<uint32_t> layers_taken_ ABSL_GUARDED_BY(mutex_);         // by target
+  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;                         // taken
 };
 
 std::unique_ptr<FetchStream> MeteredCacheClient::Fetch(std::vector<FetchTarget> targets,

@@ -86,7 +86,7 @@ EngineStats Engine::stats() const {
 
 void Engine::Work() {
   while (true) {
-    if (Turn()) continue;
+    if (Turn() || StepDrift()) continue;
     if (stopping_ && runs_.empty() && chunk_ == nullptr && inbox_.IsOver()) return;
     inbox_.Await(LoadsUntil());
   }
@@ -254,6 +254,11 @@ void Engine::StepChunk() {
   if (more) return;
   chunk_.reset();
   LetGo(flag);
+}
+
+bool Engine::StepDrift() {
+  return options_.drift != nullptr && !stopping_ && runs_.empty() && chunk_ == nullptr &&
+         options_.drift->Step(stopping_);
 }
 
 void Engine::PublishStats() {

@@ -20,6 +20,7 @@
 #include "gpu_worker/model/kv_pool.h"
 #include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/chunk_writer.h"
+#include "gpu_worker/serve/drift.h"
 #include "gpu_worker/serve/generation.h"
 #include "gpu_worker/serve/generation_run.h"
 #include "gpu_worker/serve/inbox.h"
@@ -36,6 +37,9 @@ struct EngineOptions {
   // Positions of KV memory of all requests together; at least one longest request always fits. 0:
   // eight of those.
   int64_t kv_tokens = 0;
+  // Its full recomputes run, a step at a time, while nothing else is here; null: none. Must outlive
+  // the engine.
+  DriftSampler* drift = nullptr;
 };
 
 // How it stands.
@@ -88,6 +92,8 @@ class Engine {
   void Decode(const std::vector<uint64_t>& ids);
   void StepPrefill(Run& run);
   void StepChunk();
+  // False: there is nothing to compare, or something else to do.
+  bool StepDrift();
   void PublishStats();
 
   Decoder& decoder_;

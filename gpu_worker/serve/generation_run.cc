@@ -90,8 +90,8 @@ void GenerationRun::OnPrefilled(Prefilled prefilled) {
   was_started_ = true;
   prefill_ = absl::Now() - started_;
   picked_ = prefilled.picked.size();
-  prompt_logits_ = std::move(prefilled.logits);
   generation_->listener->OnStarted(prefilled, started_ - generation_->submitted, prefill_);
+  prompt_logits_ = std::move(prefilled.logits);
   BeginAnswers();
   // After the first token, never before.
   parts_.writer->Write(std::move(prefilled.fresh));

@@ -30,7 +30,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
         decoder_(*parts.decoder),
         defaults_(*parts.defaults),
         engine_(*parts.engine),
-        metrics_(parts.metrics) {}
+        metrics_(parts.metrics),
+        drift_(parts.drift) {}
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const worker::v1::GetModelRequest*,
@@ -87,6 +88,9 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     if (metrics_ != nullptr) {
       generation->listener = metrics_->Metered(std::move(generation->listener), generation.get());
     }
+    if (drift_ != nullptr) {
+      generation->listener = drift_->Sampled(std::move(generation->listener), generation.get());
+    }
     return engine_.Submit(std::move(generation));
   }
 
@@ -120,6 +124,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   const BlendConfig& defaults_;
   Engine& engine_;
   WorkerMetrics* const metrics_;
+  DriftSampler* const drift_;
 };
 
 class GrpcWorkerServer final : public WorkerServer {

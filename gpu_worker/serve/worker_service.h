@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/model/decoder.h"
+#include "gpu_worker/serve/drift.h"
 #include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/worker_metrics.h"
 
@@ -27,6 +28,7 @@ struct ServiceParts {
   const BlendConfig* defaults = nullptr;
   Engine* engine = nullptr;
   WorkerMetrics* metrics = nullptr;  // null: nothing is counted
+  DriftSampler* drift = nullptr;     // null: no request is sampled
 };
 
 // The running server; destroying it ends it.

@@ -14,7 +14,7 @@ class WorkerMetricsTest(ClusterTest):
     @classmethod
     def start(cls):
         cls.port = free_port()
-        cls.client = cls.cluster.serve(metrics_listen=f"127.0.0.1:{cls.port}")
+        cls.client = cls.cluster.serve(metrics_listen=f"127.0.0.1:{cls.port}", drift_sample=1)
 
     def scrape(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
@@ -29,7 +29,7 @@ class WorkerMetricsTest(ClusterTest):
             if ready(values):
                 return values
             time.sleep(0.05)
-        raise AssertionError(f"never so: {values}")
+        raise AssertionError({name: value for name, value in values.items() if "_bucket" not in name})
 
     def body(self, documents, mode, tokens=4):
         return {"prompt": " # # ".join(["Read.", *documents, "Which is the first?"]), "max_tokens": tokens,
@@ -76,6 +76,15 @@ class WorkerMetricsTest(ClusterTest):
         for name in ("failed_fetches_total", "failed_stores_total", "checksum_failures_total",
                      "dropped_chunks_total"):
             self.assertEqual(after[name], 0, name)
+
+    def test_drift(self):
+        for _ in range(2):
+            before = self.scrape()
+            self.ask([], [make_document(f"drift/{i}", 60) for i in range(2)], "blend", 3)
+            after = self.scrape_until(lambda v: v['drift_samples_total{outcome="measured"}']
+                                      > before['drift_samples_total{outcome="measured"}'])
+            self.assertEqual(after["drift_kl_count"], after['drift_samples_total{outcome="measured"}'])
+            self.assertGreater(after["drift_kl_sum"], before["drift_kl_sum"])
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ class SlowClient final : public CacheClient {
       absl::SleepFor(delay_);
       return real_->WaitForSlice(target, layer);
     }
+    bool HeaderReady() override { return real_->HeaderReady(); }
+    bool SliceReady(size_t target, uint32_t layer) override {
+      return real_->SliceReady(target, layer);
+    }
+    absl::Time ready_by() override { return real_->ready_by(); }
     absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
       return real_->Slice(target, layer);
     }

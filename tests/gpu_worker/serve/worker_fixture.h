@@ -77,13 +77,15 @@ class WorkerFixture : public TinyBlendTest {
     StopWorker();
     writer_ = std::make_unique<ChunkWriter>(worker_->client, worker_->config.tokens_per_piece,
                                             most_bytes_);
-    engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
-                                       writer_.get(), EngineOptions{.queue = queue});
+    engine_ =
+        std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(), writer_.get(),
+                                 EngineOptions{.queue = queue, .drift = drift_});
     auto server = StartWorkerServer("127.0.0.1:0", served_,
                                     {.decoder = worker_->decoder.get(),
                                      .defaults = &worker_->config,
                                      .engine = engine_.get(),
-                                     .metrics = metrics_});
+                                     .metrics = metrics_,
+                                     .drift = drift_});
     ASSERT_TRUE(server.ok()) << server.status();
     worker_server_ = std::move(*server);
     stub_ = worker::v1::Worker::NewStub(grpc::CreateChannel(
@@ -139,6 +141,7 @@ class WorkerFixture : public TinyBlendTest {
   ServedModel served_ = {"tiny", "fingerprint", true};
   int64_t most_bytes_ = 1 << 24;
   WorkerMetrics* metrics_ = nullptr;
+  DriftSampler* drift_ = nullptr;
   std::unique_ptr<ChunkWriter> writer_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<WorkerServer> worker_server_;
