@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
-#include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/self_test.h"
 
 namespace tessera {
@@ -48,6 +48,17 @@ double StandardError(absl::Span<const double> values) {
   return std::sqrt(squares / (n - 1) / n);
 }
 
+// Of chunks, which are bf16 and half the KV memory's size.
+int64_t BytesOfLongestPrompt(const Decoder& decoder) {
+  return decoder.max_len() * KvMemory::BytesPerToken(decoder.config()) / 2;
+}
+
+int64_t SinksOf(absl::Span<const Candidate> candidates) {
+  std::set<SinkKind> sinks;
+  for (const Candidate& candidate : candidates) sinks.insert(candidate.sink);
+  return static_cast<int64_t>(sinks.size());
+}
+
 }  // namespace
 
 std::vector<Candidate> MakeCandidates(absl::Span<const SinkKind> sinks,
@@ -69,15 +80,16 @@ std::vector<Candidate> MakeCandidates(absl::Span<const SinkKind> sinks,
 Calibrator::Calibrator(const Decoder* decoder, const ChunkKey& fingerprint, const BlendConfig& base,
                        std::vector<Candidate> candidates)
     : decoder_(*decoder),
-      tokens_per_piece_(base.tokens_per_piece),
       candidates_(std::move(candidates)),
+      no_cache_(MakeNullCacheClient()),
+      pool_(BytesOfLongestPrompt(*decoder) * SinksOf(candidates_)),
       samples_(candidates_.size()) {
   for (const Candidate& candidate : candidates_) {
     std::unique_ptr<Blender>& blender = blenders_[candidate.sink];
     if (blender != nullptr) continue;
     BlendConfig config = base;
     config.sink = candidate.sink;
-    blender = std::make_unique<Blender>(decoder, &cache_, fingerprint, config);
+    blender = std::make_unique<Blender>(decoder, no_cache_.get(), fingerprint, config, &pool_);
   }
   CHECK(!blenders_.empty());
 }
@@ -119,14 +131,11 @@ absl::Status Calibrator::MakeResident(Blender& blender, BlendRequest request,
                                       const CancelFlag& cancelled) {
   ASSIGN_OR_RETURN(request.policy, SelectionPolicy::Parse("none"));
   request.store = true;
-  ASSIGN_OR_RETURN(const Prefilled prefilled, blender.Prefill(request, cancelled));
-  cache_.Store(SourcesOf(prefilled.fresh, tokens_per_piece_), absl::InfiniteDuration());
-  return absl::OkStatus();
+  return blender.Prefill(request, cancelled).status();  // what is fresh stays in the pool
 }
 
 absl::Status Calibrator::Measure(const TokenCase& prompt, const CancelFlag& cancelled,
                                  const std::function<void()>& on_step) {
-  cache_.Clear();
   BlendRequest request = RequestOf(prompt);
   request.exact = true;
   Blender& any = *blenders_.begin()->second;

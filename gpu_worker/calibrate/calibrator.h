@@ -13,8 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/cancel_flag.h"
+#include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
-#include "gpu_worker/calibrate/resident_cache.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/calibrate/token_cases.h"
 #include "gpu_worker/model/decoder.h"
 
@@ -89,9 +90,9 @@ class Calibrator {
   CandidateFigures FiguresOf(const Candidate& candidate, absl::Span<const Sample> samples) const;
 
   const Decoder& decoder_;
-  const int64_t tokens_per_piece_;
   const std::vector<Candidate> candidates_;
-  ResidentCache cache_;
+  const std::unique_ptr<CacheClient> no_cache_;
+  ChunkPool pool_;  // holds the chunks of a case, behind all sinks
   std::map<SinkKind, std::unique_ptr<Blender>> blenders_;
   std::vector<std::vector<Sample>> samples_;  // by candidate, then case
   std::vector<double> full_seconds_;          // by case
