@@ -208,7 +208,8 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
                                       .defaults = &blend,
                                       .engine = &engine,
                                       .metrics = &counts,
-                                      .drift = &drift}));
+                                      .drift = &drift,
+                                      .residents = &pool.residents()}));
   AddSources(client, writer, costs, counts);
   counts.AddSource([&](MetricSamples* samples) { drift.AddSamples(samples); });
   // Before anything that they read ends; nobody scrapes before Serve.

@@ -89,6 +89,38 @@ class GrpcGenerateCall final : public WorkerCall,
   GenerateListener* const listener_;
 };
 
+class GrpcWatchCall final : public WorkerCall, public grpc::ClientReadReactor<v1::ChunkChanges> {
+ public:
+  GrpcWatchCall(v1::Worker::Stub* stub, WorkerClient::ChangesCallback on_changes,
+                WorkerClient::DoneCallback done)
+      : on_changes_(std::move(on_changes)), done_(std::move(done)) {
+    const v1::WatchChunksRequest request;
+    stub->async()->WatchChunks(&context_, &request, this);
+    StartRead(&changes_);
+    StartCall();
+  }
+
+  void Cancel() override { context_.TryCancel(); }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    on_changes_(changes_);
+    StartRead(&changes_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    // Local: the callback may destroy this object.
+    const WorkerClient::DoneCallback done = std::move(done_);
+    done(ToAbsl(status));
+  }
+
+ private:
+  grpc::ClientContext context_;
+  v1::ChunkChanges changes_;
+  const WorkerClient::ChangesCallback on_changes_;
+  WorkerClient::DoneCallback done_;
+};
+
 class GrpcWorkerClient final : public WorkerClient {
  public:
   explicit GrpcWorkerClient(const std::string& address) : address_(address) {
@@ -119,6 +151,10 @@ class GrpcWorkerClient final : public WorkerClient {
                                            absl::Time deadline, ChunkCallback done) override {
     constexpr ChunkCall::Method kMethod = &v1::Worker::Stub::async::PrefillChunk;
     return std::make_unique<ChunkCall>(stub_.get(), kMethod, request, deadline, std::move(done));
+  }
+
+  std::unique_ptr<WorkerCall> WatchChunks(ChangesCallback on_changes, DoneCallback done) override {
+    return std::make_unique<GrpcWatchCall>(stub_.get(), std::move(on_changes), std::move(done));
   }
 
  private:

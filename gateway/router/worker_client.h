@@ -1,4 +1,4 @@
-// One worker, as the gateway sees it: three calls, none with a thread of its own.
+// One worker, as the gateway sees it: four calls, none with a thread of its own.
 #ifndef TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
 #define TESSERA_GATEWAY_ROUTER_WORKER_CLIENT_H_
 
@@ -43,6 +43,9 @@ class WorkerClient {
 
   using ChunkCallback = std::function<void(absl::StatusOr<worker::v1::PrefillChunkResponse>)>;
 
+  using ChangesCallback = std::function<void(const worker::v1::ChunkChanges&)>;
+  using DoneCallback = std::function<void(absl::Status)>;
+
   virtual ~WorkerClient() = default;
 
   virtual const std::string& address() const = 0;
@@ -60,6 +63,11 @@ class WorkerClient {
   // called before this returns, but never on this thread from within it.
   virtual std::unique_ptr<WorkerCall> PrefillChunk(const worker::v1::PrefillChunkRequest& request,
                                                    absl::Time deadline, ChunkCallback done) = 0;
+
+  // Is told which chunks the worker has in memory, until the call is cancelled or fails; `done` is
+  // the last callback, once. Callbacks as Generate's. UNIMPLEMENTED: an older worker.
+  virtual std::unique_ptr<WorkerCall> WatchChunks(ChangesCallback on_changes,
+                                                  DoneCallback done) = 0;
 };
 
 // A client by gRPC, "host:port", without TLS. Connects lazily and again after every failure.

@@ -29,10 +29,12 @@ WorkerPool::~WorkerPool() {
   for (Worker& worker : workers_) {
     CHECK_EQ(worker.in_flight, 0u) << "a call outlives the pool";
     if (worker.poll != nullptr) worker.poll->Cancel();
+    if (worker.watch != nullptr) worker.watch->Cancel();
   }
   auto quiet = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return std::all_of(workers_.begin(), workers_.end(),
-                       [](const Worker& worker) { return worker.poll == nullptr; });
+    return std::all_of(workers_.begin(), workers_.end(), [](const Worker& worker) {
+      return worker.poll == nullptr && worker.watch == nullptr;
+    });
   };
   mutex_.Await(absl::Condition(&quiet));
 }
@@ -69,6 +71,7 @@ std::vector<WorkerState> WorkerPool::States() const {
     state.model = worker.model->name();
     state.device = worker.model->device();
     state.blend_enabled = worker.model->blend_enabled();
+    state.tells_chunks = worker.tells;
   }
   return states;
 }
@@ -176,6 +179,7 @@ bool WorkerPool::SetAnswered(size_t index, const RoutedCall* routed) {
 
 void WorkerPool::Learn(size_t index, const std::vector<ChunkVote>& chunks) {
   absl::MutexLock lock(&mutex_);
+  if (workers_[index].tells) return;
   for (const ChunkVote& chunk : chunks) affinity_.Learn(chunk.hash, index);
 }
 
@@ -232,6 +236,7 @@ void WorkerPool::OnPolled(size_t index, absl::StatusOr<v1::GetModelResponse> mod
   poll_soon_ = true;
   if (model.ok()) {
     SetModel(index, *std::move(model));
+    StartWatch(index);
     return;
   }
   MarkLost(worker, model.status());
@@ -247,6 +252,7 @@ void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
       model.instance_id() == worker.instance_id && (worker.model || !model.instance_id().empty());
   if (!is_same) {
     affinity_.ForgetWorker(index);
+    worker.never_tells = false;
     worker.instance_id = model.instance_id();
     if (!model.instance_id().empty()) worker.avoid_until = absl::InfinitePast();
   }
@@ -257,6 +263,38 @@ void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
   }
   worker.last_answer = absl::Now();
   worker.model = std::move(model);
+}
+
+// Polls pace it: a watch that ended is begun again when the worker next says what it serves.
+void WorkerPool::StartWatch(size_t index) {
+  Worker& worker = workers_[index];
+  if (stopping_ || worker.watch != nullptr || worker.never_tells) return;
+  if (options_.affinity_chunks == 0) return;
+  worker.watch = worker.client->WatchChunks(
+      [this, index](const v1::ChunkChanges& changes) { OnChunkChanges(index, changes); },
+      [this, index](const absl::Status& why) { OnWatchEnded(index, why); });
+}
+
+void WorkerPool::OnChunkChanges(size_t index, const v1::ChunkChanges& changes) {
+  absl::MutexLock lock(&mutex_);
+  Worker& worker = workers_[index];
+  if (changes.restart()) {
+    affinity_.ForgetWorker(index);
+    worker.tells = true;
+    LOG(INFO) << "event=worker_tells_chunks worker=" << worker.client->address()
+              << " chunks=" << changes.added_size();
+  }
+  for (const uint64_t chunk : changes.removed()) affinity_.Forget(chunk, index);
+  for (const uint64_t chunk : changes.added()) affinity_.Learn(chunk, index);
+}
+
+// What it told stays the best guess until it tells anew, or another process answers.
+void WorkerPool::OnWatchEnded(size_t index, const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  Worker& worker = workers_[index];
+  worker.watch.reset();
+  worker.tells = false;
+  worker.never_tells = absl::IsUnimplemented(why);
 }
 
 void WorkerPool::Abandon(Worker& worker) {
@@ -275,6 +313,8 @@ void WorkerPool::MarkLost(Worker& worker, const absl::Status& why) {
   LOG(WARNING) << "event=worker_lost worker=" << worker.client->address() << " error=\""
                << absl::CHexEscape(why.message()) << "\"";
   worker.model.reset();
+  // A connection to a machine that is gone would stay open for long.
+  if (worker.watch != nullptr) worker.watch->Cancel();
   ++totals_.lost_workers;
 }
 

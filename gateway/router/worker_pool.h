@@ -55,6 +55,8 @@ struct WorkerState {
   std::string model;
   std::string device;
   bool blend_enabled = false;
+  // It tells which chunks it has in memory.
+  bool tells_chunks = false;
 };
 
 // Since the start.
@@ -74,9 +76,11 @@ struct RoutingTotals {
 // that does not, or that fails a request with UNAVAILABLE, is not until it answers again. The pool
 // serves one model: that of the first ready worker; ready workers with another are left alone.
 //
-// Requests go to the worker that has most of their chunk tokens in memory (RankWorkers). A chunk is
-// learnt when a worker says that it has started a request with it, or that it has computed it, and
-// is forgotten when another process answers at that address.
+// Requests go to the worker that has most of their chunk tokens in memory (RankWorkers). Every
+// ready worker is asked to tell which chunks those are. Of one that tells, its own word alone
+// counts; of one that does not, or not yet, a chunk is guessed to be there when it says that it has
+// started a request with it, or that it has computed it. All of it is forgotten when another
+// process answers at that address.
 //
 // While nothing of an answer has come, a worker that fails with UNAVAILABLE or RESOURCE_EXHAUSTED
 // is replaced by the next one, and so is one that stops answering polls when another is ready.
@@ -140,7 +144,10 @@ class WorkerPool {
     absl::Time next_poll = absl::InfinitePast();
     absl::Time last_answer = absl::InfinitePast();
     absl::Time avoid_until = absl::InfinitePast();
-    bool polled = false;  // has answered or failed once
+    bool polled = false;                // has answered or failed once
+    std::unique_ptr<WorkerCall> watch;  // absent: it is not asked to tell its chunks
+    bool tells = false;                 // it has told them, and tells every change
+    bool never_tells = false;           // this process does not know the question
   };
 
   // Errors when the call has no worker to start on.
@@ -160,7 +167,7 @@ class WorkerPool {
   // Something of the answer has come: it can no longer be sent elsewhere. False: the pool has
   // given this attempt up already, so what came must be dropped.
   bool SetAnswered(size_t index, const RoutedCall* routed) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The worker has these in memory now.
+  // The worker has started with these: so it has them in memory, if it does not tell itself.
   void Learn(size_t index, const std::vector<ChunkVote>& chunks) ABSL_LOCKS_EXCLUDED(mutex_);
   // `status` is what the attempt ended with. Returns whether the pool had given it up.
   bool Release(size_t index, const RoutedCall* routed, const absl::Status& status)
@@ -170,6 +177,10 @@ class WorkerPool {
   void StartPoll(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnPolled(size_t index, absl::StatusOr<worker::v1::GetModelResponse> model)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  void StartWatch(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnChunkChanges(size_t index, const worker::v1::ChunkChanges& changes)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnWatchEnded(size_t index, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetModel(size_t index, worker::v1::GetModelResponse model)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Cancels what waits for a worker that does not answer.

@@ -26,25 +26,33 @@ std::shared_ptr<const RawChunk> ChunkPool::Find(const ChunkKey& key) {
 void ChunkPool::Keep(const ChunkKey& key, uint64_t chunk_hash,
                      std::shared_ptr<const RawChunk> chunk) {
   const int64_t bytes = chunk->bytes();
-  absl::MutexLock lock(&mutex_);
-  if (bytes > stats_.limit_bytes || by_key_.contains(key)) return;
-  EvictTo(stats_.limit_bytes - bytes);
-  residents_.push_front({key, chunk_hash, std::move(chunk)});
-  by_key_[key] = residents_.begin();
-  stats_.resident_bytes += bytes;
-  ++stats_.resident_chunks;
-  ++stats_.kept;
+  std::vector<uint64_t> evicted;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (bytes > stats_.limit_bytes || by_key_.contains(key)) return;
+    evicted = EvictTo(stats_.limit_bytes - bytes);
+    residents_.push_front({key, chunk_hash, std::move(chunk)});
+    by_key_[key] = residents_.begin();
+    stats_.resident_bytes += bytes;
+    ++stats_.resident_chunks;
+    ++stats_.kept;
+  }
+  for (const uint64_t gone : evicted) told_.Remove(gone);
+  told_.Add(chunk_hash);
 }
 
-void ChunkPool::EvictTo(int64_t bytes) {
+std::vector<uint64_t> ChunkPool::EvictTo(int64_t bytes) {
+  std::vector<uint64_t> evicted;
   while (stats_.resident_bytes > bytes) {
     const Resident& last = residents_.back();
     stats_.resident_bytes -= last.chunk->bytes();
     --stats_.resident_chunks;
     ++stats_.evictions;
+    evicted.push_back(last.chunk_hash);
     by_key_.erase(last.key);
     residents_.pop_back();
   }
+  return evicted;
 }
 
 std::shared_ptr<ChunkLoad> ChunkPool::FindLoad(const ChunkKey& key) {

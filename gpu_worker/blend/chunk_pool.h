@@ -7,6 +7,8 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -15,6 +17,7 @@
 #include "base/auto_reset_event.h"
 #include "cache_server/chunk/key.h"
 #include "gpu_worker/blend/raw_chunk.h"
+#include "gpu_worker/blend/resident_chunks.h"
 
 namespace tessera {
 
@@ -75,6 +78,8 @@ class ChunkPool {
   void AwaitProgress(absl::Time deadline) { progress_.Await(deadline); }
 
   ChunkPoolStats stats() const;
+  // Tells what is resident, to any thread.
+  ResidentChunks& residents() { return told_; }
 
  private:
   struct Resident {
@@ -83,7 +88,8 @@ class ChunkPool {
     std::shared_ptr<const RawChunk> chunk;
   };
 
-  void EvictTo(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns the hashes of what it evicts.
+  std::vector<uint64_t> EvictTo(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::function<void()> on_progress_;
   AutoResetEvent progress_;
@@ -92,6 +98,7 @@ class ChunkPool {
   std::list<Resident> residents_ ABSL_GUARDED_BY(mutex_);  // the last used first
   absl::flat_hash_map<ChunkKey, std::list<Resident>::iterator> by_key_ ABSL_GUARDED_BY(mutex_);
   ChunkPoolStats stats_ ABSL_GUARDED_BY(mutex_);
+  ResidentChunks told_;
 };
 
 }  // namespace tessera

@@ -13,15 +13,18 @@
 #include "gpu_worker/serve/chunk_call.h"
 #include "gpu_worker/serve/generate_call.h"
 #include "gpu_worker/serve/request_check.h"
+#include "gpu_worker/serve/watch_call.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace tessera {
 namespace {
 
+using worker::v1::ChunkChanges;
 using worker::v1::GenerateRequest;
 using worker::v1::GenerateResponse;
 using worker::v1::PrefillChunkRequest;
 using worker::v1::PrefillChunkResponse;
+using worker::v1::WatchChunksRequest;
 
 class WorkerService final : public worker::v1::Worker::CallbackService {
  public:
@@ -31,7 +34,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
         defaults_(*parts.defaults),
         engine_(*parts.engine),
         metrics_(parts.metrics),
-        drift_(parts.drift) {}
+        drift_(parts.drift),
+        residents_(parts.residents) {}
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const worker::v1::GetModelRequest*,
@@ -76,6 +80,14 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     const absl::Status status = Submit(*request, call);
     if (!status.ok()) call->End(status);
     return call.get();
+  }
+
+  grpc::ServerWriteReactor<ChunkChanges>* WatchChunks(grpc::CallbackServerContext* context,
+                                                      const WatchChunksRequest* request) override {
+    if (residents_ == nullptr) {
+      return worker::v1::Worker::CallbackService::WatchChunks(context, request);
+    }
+    return new WatchCall(residents_);
   }
 
  private:
@@ -125,6 +137,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   Engine& engine_;
   WorkerMetrics* const metrics_;
   DriftSampler* const drift_;
+  ResidentChunks* const residents_;  // may be null
 };
 
 class GrpcWorkerServer final : public WorkerServer {

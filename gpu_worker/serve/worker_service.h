@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/resident_chunks.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/drift.h"
 #include "gpu_worker/serve/engine.h"
@@ -27,8 +28,9 @@ struct ServiceParts {
   const Decoder* decoder = nullptr;
   const BlendConfig* defaults = nullptr;
   Engine* engine = nullptr;
-  WorkerMetrics* metrics = nullptr;  // null: nothing is counted
-  DriftSampler* drift = nullptr;     // null: no request is sampled
+  WorkerMetrics* metrics = nullptr;     // null: nothing is counted
+  DriftSampler* drift = nullptr;        // null: no request is sampled
+  ResidentChunks* residents = nullptr;  // what WatchChunks tells; null: the call is UNIMPLEMENTED
 };
 
 // The running server; destroying it ends it.

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "glog/logging.h"
+#include "gpu_worker/serve/watch_call.h"
 #include "grpcpp/alarm.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/worker.grpc.pb.h"
@@ -208,7 +209,8 @@ class EchoReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse> 
 class GrpcStubWorker final : public StubWorker, public v1::Worker::CallbackService {
  public:
   GrpcStubWorker(const std::string& model_name, uint32_t max_len, uint32_t vocab_size, uint32_t eos,
-                 int port) {
+                 int port, const StubBehaviour& behaviour)
+      : behaviour_(behaviour) {
     model_.set_name(model_name);
     model_.set_max_len(max_len);
     model_.set_vocab_size(vocab_size);
@@ -322,6 +324,16 @@ class GrpcStubWorker final : public StubWorker, public v1::Worker::CallbackServi
     return reactor;
   }
 
+  grpc::ServerWriteReactor<v1::ChunkChanges>* WatchChunks(
+      grpc::CallbackServerContext* context, const v1::WatchChunksRequest* request) override {
+    absl::MutexLock lock(&mutex_);
+    if (!behaviour_.tells_chunks) {
+      return v1::Worker::CallbackService::WatchChunks(context, request);
+    }
+    return new WatchCall(&chunks_);
+  }
+  ResidentChunks& chunks() override { return chunks_; }
+
   void CountCancelled() {
     absl::MutexLock lock(&mutex_);
     ++cancelled_;
@@ -352,6 +364,7 @@ class GrpcStubWorker final : public StubWorker, public v1::Worker::CallbackServi
   }
 
   v1::GetModelResponse model_;
+  ResidentChunks chunks_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   mutable absl::Mutex mutex_;
@@ -458,8 +471,9 @@ void EchoReactor::End(const grpc::Status& status) {
 }  // namespace
 
 std::unique_ptr<StubWorker> StubWorker::Start(const std::string& model_name, uint32_t max_len,
-                                              uint32_t vocab_size, uint32_t eos, int port) {
-  return std::make_unique<GrpcStubWorker>(model_name, max_len, vocab_size, eos, port);
+                                              uint32_t vocab_size, uint32_t eos, int port,
+                                              const StubBehaviour& behaviour) {
+  return std::make_unique<GrpcStubWorker>(model_name, max_len, vocab_size, eos, port, behaviour);
 }
 
 }  // namespace tessera

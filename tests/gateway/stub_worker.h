@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "gpu_worker/blend/resident_chunks.h"
 #include "proto/worker.pb.h"
 
 namespace tessera {
@@ -24,6 +25,8 @@ struct StubBehaviour {
   // PrefillChunk, or GetModel, waits for cancellation or Release.
   bool hold_prefill = false;
   bool hold_model = false;
+  // Whether WatchChunks tells of chunks(); otherwise the stub is as a worker that does not know it.
+  bool tells_chunks = false;
   // How long a Generate call takes before its first event, and before each token but the first.
   absl::Duration prefill_time = absl::ZeroDuration();
   absl::Duration token_time = absl::ZeroDuration();
@@ -48,12 +51,15 @@ class StubWorker {
 
   // `eos` ends answers; port 0 takes a free one.
   static std::unique_ptr<StubWorker> Start(const std::string& model_name, uint32_t max_len,
-                                           uint32_t vocab_size, uint32_t eos, int port = 0);
+                                           uint32_t vocab_size, uint32_t eos, int port = 0,
+                                           const StubBehaviour& behaviour = {});
 
   virtual int port() const = 0;
   std::string address() const { return "127.0.0.1:" + std::to_string(port()); }
 
   virtual void Set(const StubBehaviour& behaviour) = 0;
+  // What it says that it has in memory.
+  virtual ResidentChunks& chunks() = 0;
   // Lets calls that wait go on, now and later.
   virtual void Release() = 0;
   // Ends as a process that is killed: connections break, whatever runs. Only destruction may

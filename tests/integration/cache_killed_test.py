@@ -20,7 +20,8 @@ class CacheKilledTest(ClusterTest):
     @classmethod
     def start(cls):
         cls.store = cls.cluster.cache()
-        cls.worker = cls.cluster.worker(cls.store.address)
+        # Nothing stays in the worker: every request fetches.
+        cls.worker = cls.cluster.worker(cls.store.address, chunk_pool="false")
         cls.client = cls.cluster.client(cls.cluster.gateway(cls.worker))
         cls.want = cls.client.whole(PATH, BODY).text
 

@@ -33,7 +33,7 @@ class OrderTest(ClusterTest):
         self.assertEqual(
             answer.tessera["computed_tokens"], answer.tessera["segments"][-1]["tokens"]
         )
-        self.assertEqual({s["tier"] for s in answer.tessera["segments"][:-1]}, {"ram"})
+        self.assertEqual({s["tier"] for s in answer.tessera["segments"][:-1]}, {"worker"})
 
     def test_3_a_new_document_costs_only_itself(self):
         answer = self.ask(C, NEW, A, B)
@@ -53,6 +53,14 @@ class OrderTest(ClusterTest):
         candidates = sum(s["tokens"] for s in t["segments"][1:-1])
         self.assertAlmostEqual(t["recomputed_tokens"], 0.15 * candidates, delta=1)
         self.assertEqual(t["blended_tokens"] + t["recomputed_tokens"], candidates)
+
+    def test_4_another_worker_fetches_them(self):
+        worker = self.cluster.worker(self.cluster.processes[0].address)
+        client = self.cluster.client(self.cluster.gateway(worker))
+        for tier in ("ram", "worker"):  # fetched once, then they stay
+            answer = client.whole("/v1/completions", body(B, C, A))
+            self.assertEqual(answer.sources(), ["cache"] * 4 + ["computed"])
+            self.assertEqual({s["tier"] for s in answer.tessera["segments"][:-1]}, {tier})
 
     def test_5_another_salt_shares_nothing(self):
         self.assertEqual(self.ask(A, B, C, cache_salt="other").sources(), ["computed"] * 5)

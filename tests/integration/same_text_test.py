@@ -22,7 +22,9 @@ class SameTextTest(ClusterTest):
         cls.want = cls.one.whole("/v1/completions", body(DOCUMENTS))
 
     @classmethod
-    def serve_with(cls, store, **flags):
+    def serve_with(cls, store, chunk_pool="false", **flags):
+        """Without a pool, so that what is cached comes from the cache server."""
+        flags["chunk_pool"] = chunk_pool
         return cls.cluster.client(cls.cluster.gateway(cls.cluster.worker(store.address, **flags)))
 
     def check(self, client, source, **more):
@@ -67,6 +69,12 @@ class SameTextTest(ClusterTest):
         self.check(self.one, "computed")
         chunks_stored(self.one, body(DOCUMENTS))
         self.check(self.one, "cache")
+
+    def test_8_chunks_that_stay_in_the_worker(self):
+        client = self.serve_with(self.store, chunk_pool="true")
+        for tier in ("ram", "worker"):
+            answer = self.check(client, "cache")
+            self.assertEqual({s["tier"] for s in answer.tessera["segments"][:-1]}, {tier})
 
     def test_9_other_policies_cold_and_warm(self):
         for policy in ("query", "hkvd_v", "first_k", "query_v+first", "none", "full"):

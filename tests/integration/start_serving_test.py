@@ -29,6 +29,8 @@ CAPITAL = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
     "temperature": 0,
 }
+# In the worker: every request fetches, and "cache" means that the cache server has it.
+NOTHING_STAYS = {"TESSERA_WORKER_CHUNK_POOL": "false"}
 DOCUMENTS = {
     "prompt": " # # ".join(
         ["Read these documents.", *(make_document(f"start/{i}", 90) for i in range(3)), "The first says"]
@@ -275,7 +277,9 @@ class ServeTest(unittest.TestCase):
 
     def test_what_dies_comes_back_until_it_dies_too_often(self):
         disk = self.folder / "disk"
-        script = self.start(LMCACHE_LOCAL_DISK=f"file://{disk}", LMCACHE_MAX_LOCAL_DISK_SIZE=1)
+        script = self.start(
+            LMCACHE_LOCAL_DISK=f"file://{disk}", LMCACHE_MAX_LOCAL_DISK_SIZE=1, **NOTHING_STAYS
+        )
         self.assertIn(f"disk: up to 1000 MB in {disk}", script.said())
         path = "/v1/completions"
         text = chunks_stored(script.client(), DOCUMENTS).text
@@ -324,7 +328,9 @@ class ServeTest(unittest.TestCase):
         self.assertTrue(script.ports_are_free())
 
     def test_dies_with_the_script_and_keeps_chunks_on_disk_alone(self):
-        script = self.start(LMCACHE_LOCAL_DISK="true", LMCACHE_LOCAL_CPU="false", LMCACHE_MAX_LOCAL_DISK_SIZE=1)
+        script = self.start(
+            LMCACHE_LOCAL_DISK="true", LMCACHE_LOCAL_CPU="false", LMCACHE_MAX_LOCAL_DISK_SIZE=1, **NOTHING_STAYS
+        )
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         disk = cache / "tessera" / "disk" / str(script.port("CACHE_PORT"))
         self.addCleanup(shutil.rmtree, disk)

@@ -115,8 +115,9 @@ inline v1::PrefillChunkRequest ChunkOf(uint32_t seed) {
 
 inline absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
 
-inline std::unique_ptr<StubWorker> Stub(const std::string& model = "m", int port = 0) {
-  return StubWorker::Start(model, 1000, 100, kEos, port);
+inline std::unique_ptr<StubWorker> Stub(const std::string& model = "m", int port = 0,
+                                        const StubBehaviour& behaviour = {}) {
+  return StubWorker::Start(model, 1000, 100, kEos, port, behaviour);
 }
 
 class PoolFixture : public testing::Test {

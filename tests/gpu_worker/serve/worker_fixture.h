@@ -85,7 +85,8 @@ class WorkerFixture : public TinyBlendTest {
                                      .defaults = &worker_->config,
                                      .engine = engine_.get(),
                                      .metrics = metrics_,
-                                     .drift = drift_});
+                                     .drift = drift_,
+                                     .residents = &pool_->residents()});
     ASSERT_TRUE(server.ok()) << server.status();
     worker_server_ = std::move(*server);
     stub_ = worker::v1::Worker::NewStub(grpc::CreateChannel(
@@ -142,6 +143,8 @@ class WorkerFixture : public TinyBlendTest {
   int64_t most_bytes_ = 1 << 24;
   WorkerMetrics* metrics_ = nullptr;
   DriftSampler* drift_ = nullptr;
+  // The worker's, where a test makes one with it.
+  std::unique_ptr<ChunkPool> pool_ = std::make_unique<ChunkPool>(0);
   std::unique_ptr<ChunkWriter> writer_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<WorkerServer> worker_server_;
