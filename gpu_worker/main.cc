@@ -113,8 +113,9 @@ ValueHistogram* DriftKl(Metrics* metrics) {
 }
 
 void AddSources(const CacheClient& client, const ChunkWriter& writer, const CostModel& costs,
-                WorkerMetrics& metrics) {
+                const Engine& engine, WorkerMetrics& metrics) {
   metrics.AddSource([&](MetricSamples* samples) {
+    AddEngineSamples(engine.stats(), samples);
     AddClientSamples(client.counters(), samples);
     AddCostSamples(costs, samples);
     samples->Counter("dropped_chunks", "Chunks not stored, because the cache took too few.",
@@ -193,6 +194,7 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
   MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
   ChunkPool pool(ChunkPoolBytes(config));
   Blender blender(decoder.get(), &client, fingerprint, blend, &pool);
+  blender.set_costs(&costs);
   ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
                      config.blend() && PassesSelfTest(*decoder, blend, blender, counts),
                      !config.cache().empty(), calibration};
@@ -210,7 +212,7 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
                                       .metrics = &counts,
                                       .drift = &drift,
                                       .residents = &pool.residents()}));
-  AddSources(client, writer, costs, counts);
+  AddSources(client, writer, costs, engine, counts);
   counts.AddSource([&](MetricSamples* samples) { drift.AddSamples(samples); });
   // Before anything that they read ends; nobody scrapes before Serve.
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };

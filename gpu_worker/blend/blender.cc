@@ -122,7 +122,11 @@ Steps<absl::StatusOr<Prefilled>> Blender::Prefilling(const BlendRequest& request
                                                      Decoder::OnRows on_rows) {
   CHECK(!request.segments.empty());
   if (on_rows) return PrefillingExact(request, std::move(memory), std::move(on_rows));
-  if (!IsPlain(request)) return Blending(request, std::move(memory), cancelled);
+  if (!IsPlain(request)) {
+    return request.choose && costs_ != nullptr
+               ? PrefillingCheaper(request, std::move(memory), cancelled)
+               : Blending(request, std::move(memory), cancelled);
+  }
   if (!request.prefixes) return PrefillingExact(request, std::move(memory), nullptr);
   return PrefillingBehindPrefix(request, std::move(memory), cancelled);
 }
@@ -139,9 +143,7 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const Ca
   return steps.TakeResult();
 }
 
-Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, PromptMemory memory,
-                                                   const CancelFlag& cancelled) {
-  int64_t tokens = 0;
+std::vector<WantedChunk> Blender::WantedOf(const BlendRequest& request) const {
   std::vector<WantedChunk> wanted;
   for (size_t i = 0; i + 1 < request.segments.size(); ++i) {
     absl::Span<const uint32_t> sink;
@@ -150,16 +152,22 @@ Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, 
                                              : absl::MakeConstSpan(bos_);
     }
     wanted.push_back(Want(request.segments[i], sink, request.salt));
-    tokens += static_cast<int64_t>(request.segments[i].size());
   }
+  return wanted;
+}
+
+Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, PromptMemory memory,
+                                                   const CancelFlag& cancelled) {
+  const int64_t cacheable = request.Tokens() - static_cast<int64_t>(request.segments.back().size());
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, &pool_, config_.tokens_per_piece,
                   &cancelled);
-  loader.Begin(wanted, FetchTimeout(tokens));
+  loader.Begin(WantedOf(request), FetchTimeout(cacheable));
   if (!config_.layerwise) {
     CO_RETURN_IF_ERROR(co_await loader.Arriving(decoder_.config().layers - 1));
   }
   BlendRun run(decoder_, loader, config_, request, std::move(memory));
   CO_ASSIGN_OR_RETURN(Prefilled done, co_await run.Run());
+  done.blended = true;
   if (request.store) done.fresh = loader.TakeFresh();
   co_return done;
 }

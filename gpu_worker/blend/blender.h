@@ -19,6 +19,7 @@
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
 #include "gpu_worker/blend/chunk_run.h"
+#include "gpu_worker/blend/cost_model.h"
 #include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/policy.h"
 #include "gpu_worker/model/decoder.h"
@@ -50,6 +51,9 @@ struct BlendRequest {
   // computed with K and V rounded as the cache has them, whatever it finds there.
   bool prefixes = false;
   bool store = true;  // whether what is computed may be stored
+  // Whether a full prefill behind the prompt's exact prefix may run instead of a blend, where the
+  // cost model says that it is faster.
+  bool choose = false;
   SelectionPolicy policy;
   double recompute_ratio = 0.15;
   bool correction = false;
@@ -77,6 +81,12 @@ struct SegmentOutcome {
   std::string tier;               // of the cache server, or kWorkerTier; empty: not cached
 };
 
+// What a prefill took, against what the cost model says of it in hindsight.
+struct PrefillCost {
+  CostDecision predicted;
+  double compute_seconds = 0;  // without waiting for the cache
+};
+
 struct Prefilled {
   KvMemory kv;                           // positions 0 .. tokens - 1 are filled
   int64_t tokens = 0;                    // of the prompt
@@ -84,6 +94,9 @@ struct Prefilled {
   std::vector<SegmentOutcome> segments;  // one each
   std::vector<int32_t> picked;           // rows that the policy chose, ascending
   std::vector<FreshChunk> fresh;         // to be stored after the first token is out, if at all
+  bool blended = false;                  // otherwise it was a full prefill
+  bool chosen = false;                   // by the cost model
+  std::optional<PrefillCost> cost;       // Blender::Learn
 };
 
 // Not thread-safe: one request at a time, on the thread that issues device work.
@@ -124,11 +137,27 @@ class Blender {
 
   const BlendConfig& config() const { return config_; }
 
+  // Who chooses for requests that leave it open; without one they are blended. Must outlive the
+  // blender.
+  void set_costs(CostModel* costs) { costs_ = costs; }
+  // How long the calling thread has waited for the cache so far (CostModel::waited).
+  absl::Duration waited() const;
+  // Tells the cost model how long the steps of a prefill took, and *prefilled what it had thought.
+  void Learn(const BlendRequest& request, absl::Duration computed, Prefilled* prefilled);
+
   // Seconds that computing a token takes here: bounds how long a fetch may take (not slower than
   // computing).
   void set_seconds_per_token(double seconds) { seconds_per_token_ = seconds; }
 
  private:
+  // full: the request as a full prefill.
+  CostDecision Decide(const BlendRequest& request, const BlendRequest& full,
+                      int64_t resident_tokens);
+  // Fills in what the cache has. No byte of KV moves.
+  void AskCache(const BlendRequest& request, const BlendRequest& full, PromptShape* shape);
+  Steps<absl::StatusOr<Prefilled>> PrefillingCheaper(const BlendRequest& request,
+                                                     PromptMemory memory,
+                                                     const CancelFlag& cancelled);
   Steps<absl::StatusOr<Prefilled>> Blending(const BlendRequest& request, PromptMemory memory,
                                             const CancelFlag& cancelled);
   Steps<absl::StatusOr<Prefilled>> PrefillingBehindPrefix(const BlendRequest& request,
@@ -137,6 +166,7 @@ class Blender {
   Steps<absl::StatusOr<Prefilled>> PrefillingExact(const BlendRequest& request, PromptMemory memory,
                                                    Decoder::OnRows on_rows);
   void SetLogits(Matrix last, Prefilled* prefilled) const;
+  std::vector<WantedChunk> WantedOf(const BlendRequest& request) const;
   WantedChunk Want(absl::Span<const uint32_t> tokens, absl::Span<const uint32_t> sink,
                    const std::string& salt) const;
   absl::Duration FetchTimeout(int64_t tokens) const;
@@ -150,6 +180,7 @@ class Blender {
   const std::vector<uint32_t> bos_;  // the sink of kBos; empty otherwise
   ChunkPrefill chunk_prefill_;
   double seconds_per_token_ = 0.005;
+  CostModel* costs_ = nullptr;
 };
 
 // The part of the model that KV depends on. weights_digest: hex SHA-256.

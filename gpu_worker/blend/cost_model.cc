@@ -114,38 +114,58 @@ std::vector<int64_t> CostModel::Take(const Factors& factors, const PromptShape& 
   return taken;
 }
 
-CostDecision CostModel::Choose(const PromptShape& shape) const {
-  const Factors factors = InUse();
-  CostDecision decision;
-  auto full = [&](int64_t prefix) {
+CostDecision CostModel::Full(const Factors& factors, const PromptShape& shape) const {
+  auto compute = [&](int64_t prefix) {
     return factors.prefill * FullPrefillSeconds(coefficients_, shape.tokens(), prefix);
   };
-  const int64_t prefix_bytes =
-      (shape.prefix - std::min(shape.prefix, shape.resident_prefix)) * shape.bytes_per_token;
+  const int64_t resident = std::min(shape.prefix, shape.resident_prefix);
+  const int64_t bytes = (shape.prefix - resident) * shape.bytes_per_token;
   // Later blocks take longer to compute and as long to fetch: all are fetched, or none.
-  const double behind_fetched = LoadSeconds(factors, prefix_bytes) + full(shape.prefix);
-  const double behind_resident = full(std::min(shape.prefix, shape.resident_prefix));
-  decision.fetch_prefix = prefix_bytes > 0 && behind_fetched < behind_resident;
-  decision.full_seconds = decision.fetch_prefix ? behind_fetched : behind_resident;
+  const double load = LoadSeconds(factors, bytes);
+  CostDecision full;
+  full.fetch_prefix = bytes > 0 && load + compute(shape.prefix) < compute(resident);
+  full.prefill_compute = compute(full.fetch_prefix ? shape.prefix : resident);
+  full.seconds = full.prefill_compute + (full.fetch_prefix ? load : 0);
+  return full;
+}
 
+CostDecision CostModel::Blend(const Factors& factors, const PromptShape& shape,
+                              double* grace) const {
   BlendParts parts = BlendPartsOf(coefficients_, shape);
-  const double grace = shape.store ? (kMissingMayCost - 1) * factors.prefill * parts.missing : 0;
-  decision.taken = Take(factors, shape, &parts);
-  int64_t bytes = 0;
-  for (size_t i = 0; i < decision.taken.size(); ++i) {
-    bytes += std::max<int64_t>(0, decision.taken[i] - shape.chunks[i].resident);
+  *grace = shape.store ? (kMissingMayCost - 1) * factors.prefill * parts.missing : 0;
+  CostDecision blend;
+  blend.blend = true;
+  blend.kind = shape.kind;
+  blend.taken = Take(factors, shape, &parts);
+  int64_t fetched = 0;  // tokens
+  for (size_t i = 0; i < blend.taken.size(); ++i) {
+    fetched += std::max<int64_t>(0, blend.taken[i] - shape.chunks[i].resident);
   }
-  decision.blend_seconds = BlendSeconds(factors, shape, parts, bytes * shape.bytes_per_token);
-  decision.blend = !shape.chunks.empty() && decision.blend_seconds <= decision.full_seconds + grace;
-  decision.kind = decision.blend ? shape.kind : PrefillKind::kFull;
-  decision.seconds = decision.blend ? decision.blend_seconds : decision.full_seconds;
-  if (decision.blend) {
-    decision.prefill_compute = factors.prefill * parts.missing;
-    decision.blend_compute =
-        factors.of_kind[static_cast<size_t>(shape.kind)] * (parts.before + parts.after);
-  } else {
-    decision.prefill_compute = decision.fetch_prefix ? full(shape.prefix) : behind_resident;
-  }
+  blend.seconds = BlendSeconds(factors, shape, parts, fetched * shape.bytes_per_token);
+  blend.prefill_compute = factors.prefill * parts.missing;
+  blend.blend_compute =
+      factors.of_kind[static_cast<size_t>(shape.kind)] * (parts.before + parts.after);
+  return blend;
+}
+
+CostDecision CostModel::Predict(const PromptShape& shape, bool blend) const {
+  const Factors factors = InUse();
+  double grace = 0;
+  CostDecision decision = blend ? Blend(factors, shape, &grace) : Full(factors, shape);
+  decision.full_seconds = blend ? Full(factors, shape).seconds : decision.seconds;
+  decision.blend_seconds = blend ? decision.seconds : Blend(factors, shape, &grace).seconds;
+  return decision;
+}
+
+CostDecision CostModel::Choose(const PromptShape& shape) const {
+  const Factors factors = InUse();
+  double grace = 0;
+  const CostDecision full = Full(factors, shape), blend = Blend(factors, shape, &grace);
+  const bool blends = !shape.chunks.empty() && blend.seconds <= full.seconds + grace;
+  CostDecision decision = blends ? blend : full;
+  decision.full_seconds = full.seconds;
+  decision.blend_seconds = blend.seconds;
+  decision.taken = blend.taken;
   return decision;
 }
 

@@ -4,12 +4,14 @@
 #define TESSERA_GPU_WORKER_BLEND_COST_MODEL_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "gpu_worker/blend/cost_shape.h"
 
 namespace tessera {
@@ -70,6 +72,8 @@ class CostModel {
   // A blend is chosen if it is no slower than a full prefill, but for kMissingMayCost (only where
   // what is computed is stored).
   CostDecision Choose(const PromptShape& shape) const;
+  // What Choose would say if it had to choose the blend, or the full prefill.
+  CostDecision Predict(const PromptShape& shape, bool blend) const;
 
   // Predictions, seconds: of the faster of a full prefill with and without its prefix, and of a
   // blend that takes all that is cached.
@@ -87,6 +91,11 @@ class CostModel {
   // How long the cache took to say what it has.
   void ObserveLookup(double seconds);
 
+  // How long the thread that computes stood still for the cache, in all: to be left out of what it
+  // took to compute.
+  void AddWait(absl::Duration wait) { waited_ns_ += absl::ToInt64Nanoseconds(wait); }
+  absl::Duration waited() const { return absl::Nanoseconds(waited_ns_.load()); }
+
   double fetch_bytes_per_second() const;
   double lookup_seconds() const;
   // What predictions of this kind are multiplied with; kFull: of ordinary prefill.
@@ -102,12 +111,16 @@ class CostModel {
   };
   Factors InUse() const;
   double LoadSeconds(const Factors& factors, int64_t bytes) const;
+  CostDecision Full(const Factors& factors, const PromptShape& shape) const;
+  // grace: how much longer than a full prefill it may take.
+  CostDecision Blend(const Factors& factors, const PromptShape& shape, double* grace) const;
   double BlendSeconds(const Factors& factors, const PromptShape& shape, const BlendParts& parts,
                       int64_t bytes) const;
   std::vector<int64_t> Take(const Factors& factors, const PromptShape& shape,
                             BlendParts* parts) const;
 
   const CostCoefficients coefficients_;
+  std::atomic<int64_t> waited_ns_ = 0;
   mutable absl::Mutex mutex_;
   std::array<LearnedFactor, kPrefillKinds> kinds_ ABSL_GUARDED_BY(mutex_);
   LearnedFactor bytes_per_second_ ABSL_GUARDED_BY(mutex_);

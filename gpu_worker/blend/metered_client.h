@@ -2,7 +2,6 @@
 #ifndef TESSERA_GPU_WORKER_BLEND_METERED_CLIENT_H_
 #define TESSERA_GPU_WORKER_BLEND_METERED_CLIENT_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -35,18 +34,15 @@ class MeteredCacheClient final : public CacheClient {
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration timeout) override;
   ClientCounters counters() const override { return real_.counters(); }
 
-  // How long readers of fetches have waited in all: the difference of two values is what work on
-  // one thread between them lost so.
-  absl::Duration waited() const { return absl::Nanoseconds(waited_ns_.load()); }
-
  private:
   class Stream;
 
-  void AddWait(absl::Duration wait) { waited_ns_ += absl::ToInt64Nanoseconds(wait); }
+  void AddWait(absl::Duration wait) {
+    if (listeners_.costs != nullptr) listeners_.costs->AddWait(wait);
+  }
 
   CacheClient& real_;
   const Listeners listeners_;
-  std::atomic<int64_t> waited_ns_ = 0;
 };
 
 }  // namespace tessera

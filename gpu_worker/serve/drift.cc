@@ -41,8 +41,7 @@ class DriftSampler::Listener final : public GenerationListener {
   }
   void OnStarted(const Prefilled& prefilled, absl::Duration queued,
                  absl::Duration prefill) override {
-    const BlendRequest& prompt = generation_.prompt;
-    if (!prompt.exact && prompt.segments.size() > 1) sample_.logits = prefilled.logits;
+    if (prefilled.blended) sample_.logits = prefilled.logits;
     listener_->OnStarted(prefilled, queued, prefill);
   }
   void OnToken(uint32_t index, const SampledToken& token) override {

@@ -34,9 +34,8 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
   }
   started.set_queue_us(absl::ToInt64Microseconds(queued));
   started.set_prefill_us(absl::ToInt64Microseconds(prefill));
-  const bool blended = !prompt.exact && prompt.segments.size() > 1;
-  started.set_policy(blended ? prompt.policy.name() : "exact");
-  started.set_correction(blended && prompt.correction);
+  started.set_policy(prefilled.blended ? prompt.policy.name() : "exact");
+  started.set_correction(prefilled.blended && prompt.correction);
   return started;
 }
 

@@ -46,6 +46,7 @@ bool GenerationRun::Start() {
   prefill_steps_.emplace(parts_.blender->Prefilling(generation_->prompt, std::move(memory),
                                                     *generation_->cancelled, MakeScorer()));
   stage_ = Stage::kPrefilling;
+  computed_ = absl::ZeroDuration();
   is_new_ = true;
   return true;
 }
@@ -69,7 +70,10 @@ Decoder::OnRows GenerationRun::MakeScorer() {
 
 StepState GenerationRun::StepPrefill() {
   is_new_ = false;
+  const absl::Time start = absl::Now();
+  const absl::Duration waited = parts_.blender->waited();
   const StepState state = prefill_steps_->Step();
+  computed_ += absl::Now() - start - (parts_.blender->waited() - waited);
   if (state != StepState::kDone) return state;
   absl::StatusOr<Prefilled> prefilled = prefill_steps_->TakeResult();
   prefill_steps_.reset();
@@ -88,6 +92,11 @@ void GenerationRun::OnPrefilled(Prefilled prefilled) {
   prompt_kv_ = std::move(prefilled.kv);
   if (was_started_) return;  // its answers go on from where they were
   was_started_ = true;
+  // Scoring the prompt's rows is no part of what a prefill costs.
+  if (scorer_ == nullptr) parts_.blender->Learn(generation_->prompt, computed_, &prefilled);
+  // After a preemption it must give the same bits.
+  generation_->prompt.choose = false;
+  generation_->prompt.exact = !prefilled.blended;
   prefill_ = absl::Now() - started_;
   picked_ = prefilled.picked.size();
   generation_->listener->OnStarted(prefilled, started_ - generation_->submitted, prefill_);

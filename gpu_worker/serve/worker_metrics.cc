@@ -10,7 +10,6 @@
 namespace tessera {
 namespace {
 
-constexpr const char* kWays[] = {"blend", "exact", "off"};
 const std::vector<double>& ErrorBuckets() {
   static const std::vector<double> buckets = {0.125, 0.25, 0.4, 0.5, 0.67, 0.8, 0.9, 1,
                                               1.1,   1.25, 1.5, 2,   2.5,  4,   8};
@@ -19,22 +18,13 @@ const std::vector<double>& ErrorBuckets() {
 
 std::string Prefixed(const char* name) { return absl::StrCat("tessera_worker_", name); }
 
-PrefillWay WayOf(const BlendRequest& prompt) {
-  if (!prompt.exact && prompt.segments.size() > 1) return PrefillWay::kBlend;
-  return prompt.prefixes ? PrefillWay::kExact : PrefillWay::kOff;
-}
-
 }  // namespace
 
-// On the engine's thread, but for the end of one that the engine did not take.
 class WorkerMetrics::Listener final : public GenerationListener {
  public:
   Listener(WorkerMetrics* metrics, std::unique_ptr<GenerationListener> listener,
            const Generation* generation)
-      : metrics_(*metrics), listener_(std::move(listener)), generation_(*generation) {
-    ++metrics_.waiting_;
-  }
-  ~Listener() override { LeaveGauges(); }
+      : metrics_(*metrics), listener_(std::move(listener)), generation_(*generation) {}
 
   void OnPromptLogprobs(const std::vector<PromptLogprob>& positions) override {
     listener_->OnPromptLogprobs(positions);
@@ -42,7 +32,7 @@ class WorkerMetrics::Listener final : public GenerationListener {
 
   void OnStarted(const Prefilled& prefilled, absl::Duration queued,
                  absl::Duration prefill) override {
-    metrics_.CountPrefill(prefilled, WayOf(generation_.prompt), queued, prefill);
+    metrics_.CountPrefill(prefilled, generation_.prompt.prefixes, queued, prefill);
     last_.resize(generation_.answers, absl::InfinitePast());
     listener_->OnStarted(prefilled, queued, prefill);
   }
@@ -50,12 +40,8 @@ class WorkerMetrics::Listener final : public GenerationListener {
   void OnToken(uint32_t index, const SampledToken& token) override {
     const absl::Time now = absl::Now();
     ++metrics_.generated_;
-    if (!running_) {
-      running_ = true;
-      --metrics_.waiting_;
-      ++metrics_.running_;
-      metrics_.first_token_->Observe(now - generation_.submitted);
-    }
+    if (!has_token_) metrics_.first_token_->Observe(now - generation_.submitted);
+    has_token_ = true;
     absl::Time& last = last_[index];
     if (last != absl::InfinitePast()) metrics_.between_tokens_->Observe(now - last);
     last = now;
@@ -69,23 +55,15 @@ class WorkerMetrics::Listener final : public GenerationListener {
 
   void OnFinished(const absl::Status& status) override {
     metrics_.CountEnd(status);
-    LeaveGauges();
     listener_->OnFinished(status);
   }
 
  private:
-  void LeaveGauges() {
-    if (left_) return;
-    left_ = true;
-    --(running_ ? metrics_.running_ : metrics_.waiting_);
-  }
-
   WorkerMetrics& metrics_;
   const std::unique_ptr<GenerationListener> listener_;
   const Generation& generation_;
   std::vector<absl::Time> last_;  // token of each answer
-  bool running_ = false;
-  bool left_ = false;
+  bool has_token_ = false;
 };
 
 WorkerMetrics::WorkerMetrics(Metrics* metrics)
@@ -95,15 +73,17 @@ WorkerMetrics::WorkerMetrics(Metrics* metrics)
                                        "From a request's arrival to its first token.", {})),
       between_tokens_(metrics->AddLatency(Prefixed("inter_token_seconds"),
                                           "Between two tokens of one answer.", {})) {
-  for (size_t way = 0; way < prefill_.size(); ++way) {
-    prefill_[way] =
-        metrics->AddLatency(Prefixed("prefill_seconds"),
-                            "From a request's start to its first token.", {{"kind", kWays[way]}});
-  }
+  auto prefill = [metrics](const char* kind) {
+    return metrics->AddLatency(Prefixed("prefill_seconds"),
+                               "From a request's start to its first token.", {{"kind", kind}});
+  };
+  blend_ = prefill("blend");
+  exact_prefill_ = prefill("exact");
+  off_ = prefill("off");
   for (size_t kind = 0; kind < kPrefillKinds; ++kind) {
     cost_error_[kind] = metrics->AddHistogram(
         Prefixed("cost_actual_over_predicted"),
-        "Compute seconds of a prefill over those that the cost model said when it chose.",
+        "Compute seconds of a prefill over those that the cost model says of it in hindsight.",
         {{"kind", PrefillKindName(static_cast<PrefillKind>(kind))}}, ErrorBuckets());
   }
   metrics->AddSource([this] { return Samples(); });
@@ -133,10 +113,11 @@ void WorkerMetrics::CountTier(const std::string& tier) {
   ++tiers_[known ? tier : "other"];
 }
 
-void WorkerMetrics::CountPrefill(const Prefilled& prefilled, PrefillWay way, absl::Duration queued,
+void WorkerMetrics::CountPrefill(const Prefilled& prefilled, bool prefixes, absl::Duration queued,
                                  absl::Duration prefill) {
   queue_->Observe(queued);
-  prefill_[static_cast<size_t>(way)]->Observe(prefill);
+  (prefilled.blended ? blend_ : prefixes ? exact_prefill_ : off_)->Observe(prefill);
+  CountCost(prefilled);
   for (const SegmentOutcome& segment : prefilled.segments) {
     const int64_t reused = segment.cached_tokens - segment.recomputed_tokens;
     (segment.exact ? exact_ : blended_) += reused;
@@ -146,12 +127,12 @@ void WorkerMetrics::CountPrefill(const Prefilled& prefilled, PrefillWay way, abs
   }
 }
 
-void WorkerMetrics::CountDecision(const CostDecision& decision, double compute_seconds) {
-  ++(decision.blend ? chose_blend_ : chose_full_);
-  const double predicted = decision.prefill_compute + decision.blend_compute;
-  if (predicted > 0) {
-    cost_error_[static_cast<size_t>(decision.kind)]->Observe(compute_seconds / predicted);
-  }
+void WorkerMetrics::CountCost(const Prefilled& prefilled) {
+  if (prefilled.chosen) ++(prefilled.blended ? chose_blend_ : chose_full_);
+  if (!prefilled.cost.has_value()) return;
+  const CostDecision& predicted = prefilled.cost->predicted;
+  cost_error_[static_cast<size_t>(predicted.kind)]->Observe(
+      prefilled.cost->compute_seconds / (predicted.prefill_compute + predicted.blend_compute));
 }
 
 void WorkerMetrics::SetSelfTest(bool passed, double kl) {
@@ -160,10 +141,6 @@ void WorkerMetrics::SetSelfTest(bool passed, double kl) {
 }
 
 void WorkerMetrics::AddRequests(MetricSamples* samples) const {
-  samples->Gauge("requests_waiting", "Requests without a first token yet.",
-                 static_cast<double>(waiting_));
-  samples->Gauge("requests_running", "Requests whose answers are being generated.",
-                 static_cast<double>(running_));
   for (const auto& [code, count] : ends_) {
     samples->Counter("requests", "Requests that ended, by how.", static_cast<double>(count),
                      {{"outcome", absl::AsciiStrToLower(absl::StatusCodeToString(code))}});
@@ -225,6 +202,22 @@ void AddClientSamples(const ClientCounters& counters, MetricSamples* samples) {
   for (const auto& [name, help, value] : columns) {
     samples->Counter(name, help, static_cast<double>(value));
   }
+}
+
+void AddEngineSamples(const EngineStats& stats, MetricSamples* samples) {
+  samples->Gauge("requests_waiting", "Requests that wait to be prefilled.",
+                 static_cast<double>(stats.waiting));
+  samples->Gauge("requests_running", "Requests that are prefilled or decoded.",
+                 static_cast<double>(stats.running));
+  samples->Counter("preemptions", "Times that a request gave its KV memory up to another.",
+                   static_cast<double>(stats.preemptions));
+  const int64_t used = stats.kv_blocks - stats.free_blocks - stats.idle_blocks;
+  auto tokens = [samples](const char* name, const char* help, int64_t blocks) {
+    samples->Gauge(name, help, static_cast<double>(blocks * KvPool::kBlockSlots));
+  };
+  tokens("kv_tokens", "Positions of KV memory.", stats.kv_blocks);
+  tokens("kv_used_tokens", "Of these, held by requests.", used);
+  tokens("kv_idle_tokens", "Of these, prefixes that no request uses now.", stats.idle_blocks);
 }
 
 void AddCostSamples(const CostModel& costs, MetricSamples* samples) {

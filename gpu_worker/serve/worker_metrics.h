@@ -20,12 +20,10 @@
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/cost_model.h"
+#include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/generation.h"
 
 namespace tessera {
-
-// Where a prompt's KV came from, and what ran.
-enum class PrefillWay { kBlend, kExact, kOff };
 
 // Thread-safe.
 class WorkerMetrics {
@@ -47,9 +45,6 @@ class WorkerMetrics {
   // A request that the engine never heard of or did not take.
   void CountRefused(const absl::Status& status);
 
-  // What the cost model decided, and how long that took without waiting for the cache.
-  void CountDecision(const CostDecision& decision, double compute_seconds);
-
   // What the self-test found; kl: nats, meaningless if it did not come so far.
   void SetSelfTest(bool passed, double kl);
 
@@ -58,8 +53,9 @@ class WorkerMetrics {
   static constexpr size_t kMostTiers = 8;
 
   void CountEnd(const absl::Status& status);
-  void CountPrefill(const Prefilled& prefilled, PrefillWay way, absl::Duration queued,
+  void CountPrefill(const Prefilled& prefilled, bool prefixes, absl::Duration queued,
                     absl::Duration prefill);
+  void CountCost(const Prefilled& prefilled);
   void CountTier(const std::string& tier);
   std::vector<MetricSample> Samples() const;
   void AddRequests(MetricSamples* samples) const;
@@ -67,13 +63,13 @@ class WorkerMetrics {
 
   // Histograms live in `metrics`.
   LatencyHistogram* queue_;
-  std::array<LatencyHistogram*, 3> prefill_;  // by PrefillWay
+  LatencyHistogram* blend_;  // prefill seconds
+  LatencyHistogram* exact_prefill_;
+  LatencyHistogram* off_;
   LatencyHistogram* first_token_;
   LatencyHistogram* between_tokens_;
   std::array<ValueHistogram*, kPrefillKinds> cost_error_;
 
-  std::atomic<int64_t> waiting_ = 0;  // taken, without a first token yet
-  std::atomic<int64_t> running_ = 0;  // with one
   std::atomic<uint64_t> generated_ = 0;
   std::atomic<uint64_t> stopped_ = 0;  // answers that ended by an end token
   std::atomic<uint64_t> full_length_ = 0;
@@ -89,6 +85,7 @@ class WorkerMetrics {
 
 // Samples of parts that count by themselves, for WorkerMetrics::AddSource.
 void AddClientSamples(const ClientCounters& counters, MetricSamples* samples);
+void AddEngineSamples(const EngineStats& stats, MetricSamples* samples);
 void AddCostSamples(const CostModel& costs, MetricSamples* samples);
 
 }  // namespace tessera

@@ -234,6 +234,8 @@ TEST(CostModelTest, NeverSlowerThanAFullPrefillButForWhatIsStored) {
     const CostDecision again = model.Choose(shape);
     EXPECT_EQ(again.blend, decision.blend);
     EXPECT_EQ(again.taken, decision.taken);
+    EXPECT_EQ(model.Predict(shape, true).seconds, decision.blend_seconds);
+    EXPECT_EQ(model.Predict(shape, false).seconds, decision.full_seconds);
     blends += decision.blend;
   }
   EXPECT_GT(blends, 300);

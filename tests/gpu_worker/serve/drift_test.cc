@@ -160,6 +160,7 @@ TEST_F(DriftTest, ACancelledStepDropsTheSample) {
   };
   Prefilled prefilled;
   prefilled.logits.assign(96, 0.0f);
+  prefilled.blended = true;
   auto run = [&](const absl::Status& status) {
     const auto listener = sampler.Sampled(std::make_unique<Silent>(), &generation);
     listener->OnStarted(prefilled, absl::ZeroDuration(), absl::ZeroDuration());

@@ -89,56 +89,52 @@ TEST_F(WorkerMetricsTest, CountsRequestsAndTimes) {
   EXPECT_GE(Value("time_to_first_token_seconds_sum"), Value("queue_seconds_sum"));
   // Between the tokens of an answer, not from one answer to the next.
   EXPECT_EQ(Value("inter_token_seconds_count"), 6 + 6 + 0 + 2 + 0);
-  EXPECT_EQ(Value("requests_waiting"), 0);
-  EXPECT_EQ(Value("requests_running"), 0);
 }
 
-// A listener that looks at the gauges while it is told things.
-class Looking final : public GenerationListener {
+// For prefills that did not happen.
+class Silent final : public GenerationListener {
  public:
-  explicit Looking(std::function<void(const char*)> look) : look_(std::move(look)) {}
   void OnPromptLogprobs(const std::vector<PromptLogprob>&) override {}
-  void OnStarted(const Prefilled&, absl::Duration, absl::Duration) override { look_("started"); }
-  void OnToken(uint32_t, const SampledToken&) override { look_("token"); }
+  void OnStarted(const Prefilled&, absl::Duration, absl::Duration) override {}
+  void OnToken(uint32_t, const SampledToken&) override {}
   void OnAnswered(uint32_t, bool, int64_t) override {}
-  void OnFinished(const absl::Status&) override { look_("finished"); }
-
- private:
-  const std::function<void(const char*)> look_;
+  void OnFinished(const absl::Status&) override {}
 };
 
-TEST_F(WorkerMetricsTest, GaugesFollowARequest) {
-  std::vector<std::string> seen;
-  auto look = [&](const char* when) {
-    seen.push_back(absl::StrCat(when, " ", Value("requests_waiting"), Value("requests_running")));
-  };
-  Generation generation;
-  generation.submitted = absl::Now();
-  Prefilled prefilled;
-  {
-    const auto listener = counts_.Metered(std::make_unique<Looking>(look), &generation);
-    look("taken");
-    listener->OnStarted(prefilled, absl::ZeroDuration(), absl::Seconds(1));
-    listener->OnToken(0, {});
-    listener->OnToken(0, {});
-    listener->OnFinished(absl::CancelledError("nobody is there"));
-  }
-  EXPECT_EQ(seen, (std::vector<std::string>{"taken 10", "started 10", "token 01", "token 01",
-                                            "finished 00"}));
-  EXPECT_EQ(Value("requests_total{outcome=\"cancelled\"}"), 1);
-  counts_.Metered(std::make_unique<Looking>(look), &generation).reset();
-  EXPECT_EQ(Value("requests_waiting"), 0) << "one that the engine did not take";
-}
-
 TEST_F(WorkerMetricsTest, DecisionsAndTheirErrors) {
-  counts_.CountDecision({.blend = true, .kind = PrefillKind::kQuery, .blend_compute = 2}, 3);
-  counts_.CountDecision({.kind = PrefillKind::kFull, .prefill_compute = 2}, 2);
-  counts_.CountDecision({.kind = PrefillKind::kFull, .prefill_compute = 2}, 1);
+  Generation generation;
+  const auto listener = counts_.Metered(std::make_unique<Silent>(), &generation);
+  auto prefill = [&](bool chosen, const CostDecision& predicted, double seconds) {
+    Prefilled prefilled;
+    prefilled.chosen = chosen;
+    prefilled.blended = predicted.blend;
+    prefilled.cost = {predicted, seconds};
+    listener->OnStarted(prefilled, absl::ZeroDuration(), absl::ZeroDuration());
+  };
+  prefill(true, {.blend = true, .kind = PrefillKind::kQuery, .blend_compute = 2}, 3);
+  prefill(true, {.prefill_compute = 2}, 2);
+  prefill(false, {.prefill_compute = 2}, 1);
   EXPECT_EQ(Value("cost_decisions_total{choice=\"blend\"}"), 1);
-  EXPECT_EQ(Value("cost_decisions_total{choice=\"full\"}"), 2);
+  EXPECT_EQ(Value("cost_decisions_total{choice=\"full\"}"), 1);
   EXPECT_EQ(Value("cost_actual_over_predicted_sum{kind=\"query\"}"), 1.5);
   EXPECT_EQ(Value("cost_actual_over_predicted_sum{kind=\"full\"}"), 1.5);
   EXPECT_EQ(Value("cost_actual_over_predicted_count{kind=\"full\"}"), 2);
+}
+
+TEST_F(WorkerMetricsTest, TheEngineIsShown) {
+  EngineStats stats = {.waiting = 2,
+                       .running = 3,
+                       .preemptions = 5,
+                       .kv_blocks = 100,
+                       .free_blocks = 60,
+                       .idle_blocks = 10};
+  counts_.AddSource([&](MetricSamples* samples) { AddEngineSamples(stats, samples); });
+  EXPECT_EQ(Value("requests_waiting"), 2);
+  EXPECT_EQ(Value("requests_running"), 3);
+  EXPECT_EQ(Value("preemptions_total"), 5);
+  EXPECT_EQ(Value("kv_tokens"), 100 * KvPool::kBlockSlots);
+  EXPECT_EQ(Value("kv_used_tokens"), 30 * KvPool::kBlockSlots);
+  EXPECT_EQ(Value("kv_idle_tokens"), 10 * KvPool::kBlockSlots);
 }
 
 TEST_F(WorkerMetricsTest, TheSelfTestAndOtherPartsAreShown) {
@@ -164,7 +160,7 @@ TEST_F(WorkerMetricsTest, TheSelfTestAndOtherPartsAreShown) {
 
 TEST_F(WorkerMetricsTest, ACacheCannotMakeUpEndlessTiers) {
   Generation generation;
-  const auto listener = counts_.Metered(std::make_unique<Looking>([](const char*) {}), &generation);
+  const auto listener = counts_.Metered(std::make_unique<Silent>(), &generation);
   Prefilled prefilled;
   for (int i = 0; i < 100; ++i) {
     prefilled.segments = {{.tokens = 1, .cached_tokens = 1, .tier = absl::StrCat("tier", i)}};

@@ -1,0 +1,204 @@
+// Requests that leave it open how they are prefilled: over a tiny model and a real cache server,
+// with coefficients that leave no doubt.
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/prompt_cost.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_worker/blend/tiny_blend.h"
+
+namespace tessera {
+namespace {
+
+// Counts the questions that move no KV.
+class CountingClient final : public CacheClient {
+ public:
+  explicit CountingClient(CacheClient* real) : real_(*real) {}
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     const FetchOptions& options) override {
+    return real_.Fetch(std::move(targets), options);
+  }
+  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
+    return real_.Store(sources, timeout);
+  }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    ++questions;
+    return real_.FindMissing(keys, timeout);
+  }
+  ClientCounters counters() const override { return real_.counters(); }
+
+  int questions = 0;
+
+ private:
+  CacheClient& real_;
+};
+
+class ChoiceTest : public TinyBlendTest {
+ protected:
+  void SetUp() override {
+    TinyBlendTest::SetUp();
+    counting_ = std::make_unique<CountingClient>(client_.get());
+    asking_ = std::make_unique<TinyWorker>(counting_.get());
+  }
+
+  // Each of these decides alone.
+  void Costs(const CostCoefficients& coefficients) {
+    costs_ = std::make_unique<CostModel>(coefficients);
+    asking_->blender->set_costs(costs_.get());
+  }
+
+  BlendRequest Open() const {
+    BlendRequest request = TinyRequest({lead_, a_, b_, suffix_});
+    request.choose = true;
+    return request;
+  }
+
+  // Rows cost something, all else nothing: cold, a blend computes more rows; warm, fewer.
+  static CostCoefficients Rows() { return {.row = 1, .layers = 3, .kv_width = 64}; }
+
+  std::unique_ptr<CostModel> costs_;
+  std::unique_ptr<CountingClient> counting_;
+  std::unique_ptr<TinyWorker> asking_;
+};
+
+TEST_F(ChoiceTest, WithoutACostModelItIsBlended) {
+  const Prefilled done = asking_->Run(Open());
+  EXPECT_TRUE(done.blended);
+  EXPECT_FALSE(done.chosen);
+  EXPECT_FALSE(done.cost.has_value());
+}
+
+TEST_F(ChoiceTest, ADearBlendIsAFullPrefillBehindItsPrefix) {
+  Costs({.row = 1, .scored_pair = 1e6, .layers = 3});
+  BlendRequest exact = Open();
+  exact.exact = exact.prefixes = true;
+  const Prefilled expected = worker_->Run(exact);  // its blocks are stored now
+  const Prefilled done = asking_->Run(Open());
+  EXPECT_FALSE(done.blended);
+  EXPECT_TRUE(done.chosen);
+  EXPECT_EQ(done.logits, expected.logits);
+  EXPECT_EQ(done.segments[0].cached_tokens, static_cast<int64_t>(lead_.size()));
+  EXPECT_TRUE(done.picked.empty());
+  EXPECT_EQ(counting_->questions, 0) << "whatever the cache has, it is the same";
+}
+
+TEST_F(ChoiceTest, ACheapBlendIsTakenWithoutAQuestion) {
+  Costs({.row = 1e-6, .pair = 1, .layers = 3});
+  const Prefilled done = asking_->Run(Open());
+  EXPECT_TRUE(done.blended);
+  EXPECT_TRUE(done.chosen);
+  EXPECT_EQ(counting_->questions, 0);
+  EXPECT_EQ(done.logits, worker_->Run(Open()).logits);
+}
+
+TEST_F(ChoiceTest, OtherwiseItDependsOnWhatTheCacheHas) {
+  Costs(Rows());
+  BlendRequest request = Open();
+  request.recompute_ratio = 0.5;
+  const Prefilled cold = asking_->Run(request);
+  EXPECT_FALSE(cold.blended);
+  EXPECT_EQ(counting_->questions, 1);
+  request.salt = "others have its prefix, not its chunks";
+  BlendRequest blend = request;
+  blend.choose = false;
+  EXPECT_TRUE(asking_->Run(blend).blended) << "never overruled";
+  EXPECT_EQ(counting_->questions, 1);
+  const Prefilled warm = asking_->Run(request);
+  EXPECT_TRUE(warm.blended);
+  EXPECT_TRUE(warm.chosen);
+  EXPECT_EQ(counting_->questions, 2);
+  // With its exact prefix there too, that is fewer rows still.
+  BlendRequest exact = request;
+  exact.exact = exact.prefixes = true;
+  asking_->Run(exact);
+  EXPECT_FALSE(asking_->Run(request).blended);
+}
+
+TEST_F(ChoiceTest, HalfAChunkCountsForAHalf) {
+  Costs(Rows());
+  BlendRequest request = Open();
+  request.recompute_ratio = 0.5;
+  BlendRequest blend = request;
+  blend.choose = false;
+  asking_->Run(blend);
+  request.store = false;  // so that nothing may cost more
+  ASSERT_TRUE(asking_->Run(request).blended);
+  // All but the first piece of each chunk: 16 of 50 and 16 of 33 rows are left.
+  const std::vector<uint32_t> sink = {1};
+  for (const auto* tokens : {&a_, &b_}) {
+    const ChunkKey key = MakeChunkKey(asking_->fingerprint, "", sink, *tokens);
+    ASSERT_TRUE(store_->Erase(PieceKeyOf(key, 16, 1)));
+  }
+  EXPECT_FALSE(asking_->Run(request).blended);
+}
+
+TEST_F(ChoiceTest, ACacheThatIsGoneHasNothing) {
+  Costs(Rows());
+  server_->Stop(absl::ZeroDuration());
+  BlendRequest request = Open();
+  request.recompute_ratio = 0.5;
+  const Prefilled done = asking_->Run(request);
+  EXPECT_FALSE(done.blended);
+  EXPECT_EQ(done.segments.size(), 4u);
+}
+
+TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
+  Costs(Rows());
+  Prefilled done = asking_->Run(Open());  // cold
+  asking_->blender->Learn(Open(), absl::Seconds(10), &done);
+  ASSERT_TRUE(done.cost.has_value());
+  EXPECT_EQ(done.cost->compute_seconds, 10);
+  const auto tokens = static_cast<double>(Open().Tokens());
+  if (done.blended) {
+    EXPECT_EQ(done.cost->predicted.prefill_compute,
+              static_cast<double>(lead_.size() + a_.size() + b_.size()));
+  } else {
+    EXPECT_EQ(done.cost->predicted.prefill_compute, tokens);
+  }
+  BlendRequest blend = Open();
+  blend.choose = false;
+  asking_->Run(blend);
+  Prefilled warm = asking_->Run(blend);
+  for (int i = 0; i < 50; ++i) {
+    asking_->blender->Learn(blend, absl::Seconds(60), &warm);
+  }
+  EXPECT_EQ(warm.cost->predicted.kind, PrefillKind::kQuery);
+  EXPECT_EQ(warm.cost->predicted.prefill_compute, 0);
+  // The query pass, and the recompute: 2 x 9 rows of the suffix and a quarter of 83.
+  EXPECT_NEAR(costs_->FactorOf(PrefillKind::kQuery), 60 / 38.75, 0.2);
+}
+
+TEST(PromptCostTest, PoliciesAreShapes) {
+  const ModelConfig model = {.layers = 3, .kv_heads = 2, .head_dim = 16};
+  BlendConfig config;
+  config.first_k = 4;
+  auto shape = [&](const std::string& policy) {
+    return ShapeOf(TinyRequest({{1, 2}, {3, 4, 5}, {6}}, policy, 0.25), config, model);
+  };
+  EXPECT_EQ(shape("query_v").kind, PrefillKind::kQuery);
+  EXPECT_EQ(shape("hkvd_k").kind, PrefillKind::kDeviation);
+  EXPECT_EQ(shape("first_k").kind, PrefillKind::kStatic);
+  EXPECT_EQ(shape("query_v").ratio, 0.25);
+  EXPECT_EQ(shape("random").ratio, 0.25);
+  EXPECT_EQ(shape("none").ratio, 0);
+  EXPECT_EQ(shape("full").ratio, 1);
+  EXPECT_EQ(shape("first_k").ratio, 0);
+  EXPECT_EQ(shape("first_k").first_rows, 4);
+  EXPECT_EQ(shape("query_v+first").first_rows, 4);
+  EXPECT_EQ(shape("query_v").first_rows, 0);
+  EXPECT_EQ(shape("query_v").tokens(), 6);
+  EXPECT_EQ(shape("query_v").suffix, 1);
+  EXPECT_TRUE(shape("query_v").chunks[0].exact);
+  EXPECT_FALSE(shape("query_v").chunks[1].exact);
+  EXPECT_EQ(shape("query_v").bytes_per_token, 3 * 2 * 2 * 16 * 2);
+  config.sink = SinkKind::kLead;
+  EXPECT_TRUE(shape("query_v").chunks[1].exact);
+}
+
+}  // namespace
+}  // namespace tessera
