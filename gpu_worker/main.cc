@@ -112,12 +112,12 @@ ValueHistogram* DriftKl(Metrics* metrics) {
                                {1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5});
 }
 
-void AddSources(const CacheClient& client, const ChunkWriter& writer, const CostModel& costs,
+void AddSources(const CacheClient& client, const ChunkWriter& writer, const ChunkPool& pool,
                 const Engine& engine, WorkerMetrics& metrics) {
   metrics.AddSource([&](MetricSamples* samples) {
     AddEngineSamples(engine.stats(), samples);
+    AddPoolSamples(pool.stats(), samples);
     AddClientSamples(client.counters(), samples);
-    AddCostSamples(costs, samples);
     samples->Counter("dropped_chunks", "Chunks not stored, because the cache took too few.",
                      static_cast<double>(writer.dropped()));
   });
@@ -212,8 +212,11 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
                                       .metrics = &counts,
                                       .drift = &drift,
                                       .residents = &pool.residents()}));
-  AddSources(client, writer, costs, engine, counts);
-  counts.AddSource([&](MetricSamples* samples) { drift.AddSamples(samples); });
+  AddSources(client, writer, pool, engine, counts);
+  counts.AddSource([&](MetricSamples* samples) {
+    AddCostSamples(costs, samples);
+    drift.AddSamples(samples);
+  });
   // Before anything that they read ends; nobody scrapes before Serve.
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));

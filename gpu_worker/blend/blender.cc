@@ -125,10 +125,10 @@ Steps<absl::StatusOr<Prefilled>> Blender::Prefilling(const BlendRequest& request
   if (!IsPlain(request)) {
     return request.choose && costs_ != nullptr
                ? PrefillingCheaper(request, std::move(memory), cancelled)
-               : Blending(request, std::move(memory), cancelled);
+               : Blending(request, WantedOf(request), std::move(memory), cancelled);
   }
   if (!request.prefixes) return PrefillingExact(request, std::move(memory), nullptr);
-  return PrefillingBehindPrefix(request, std::move(memory), cancelled);
+  return PrefillingBehindPrefix(request, /*fetch=*/true, std::move(memory), cancelled);
 }
 
 absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const CancelFlag& cancelled,
@@ -156,12 +156,14 @@ std::vector<WantedChunk> Blender::WantedOf(const BlendRequest& request) const {
   return wanted;
 }
 
-Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, PromptMemory memory,
+Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request,
+                                                   std::vector<WantedChunk> wanted,
+                                                   PromptMemory memory,
                                                    const CancelFlag& cancelled) {
   const int64_t cacheable = request.Tokens() - static_cast<int64_t>(request.segments.back().size());
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, &pool_, config_.tokens_per_piece,
                   &cancelled);
-  loader.Begin(WantedOf(request), FetchTimeout(cacheable));
+  loader.Begin(wanted, FetchTimeout(cacheable));
   if (!config_.layerwise) {
     CO_RETURN_IF_ERROR(co_await loader.Arriving(decoder_.config().layers - 1));
   }
@@ -173,7 +175,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request, 
 }
 
 Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequest& request,
-                                                                 PromptMemory memory,
+                                                                 bool fetch, PromptMemory memory,
                                                                  const CancelFlag& cancelled) {
   Prefilled done;
   const std::vector<uint32_t> ids = request.Ids();
@@ -182,7 +184,8 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequ
   PrefixRun run(&decoder_, &client_, &chunk_prefill_, &pool_, ids, PrefixKeys(request),
                 config_.tokens_per_piece, memory.resident_tokens / config_.tokens_per_piece,
                 &cancelled);
-  CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(FetchTimeout(done.tokens), done.kv));
+  const absl::Duration timeout = fetch ? FetchTimeout(done.tokens) : absl::ZeroDuration();
+  CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(timeout, done.kv));
   int64_t cached = run.cached_tokens();
   for (const std::vector<uint32_t>& segment : request.segments) {
     SegmentOutcome outcome = {.tokens = static_cast<int64_t>(segment.size()), .exact = true};

@@ -151,16 +151,19 @@ class Blender {
 
  private:
   // full: the request as a full prefill.
-  CostDecision Decide(const BlendRequest& request, const BlendRequest& full,
-                      int64_t resident_tokens);
+  CostDecision Decide(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                      PromptShape* shape) const;
   // Fills in what the cache has. No byte of KV moves.
-  void AskCache(const BlendRequest& request, const BlendRequest& full, PromptShape* shape);
+  void AskCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                PromptShape* shape) const;
   Steps<absl::StatusOr<Prefilled>> PrefillingCheaper(const BlendRequest& request,
                                                      PromptMemory memory,
                                                      const CancelFlag& cancelled);
-  Steps<absl::StatusOr<Prefilled>> Blending(const BlendRequest& request, PromptMemory memory,
+  Steps<absl::StatusOr<Prefilled>> Blending(const BlendRequest& request,
+                                            std::vector<WantedChunk> wanted, PromptMemory memory,
                                             const CancelFlag& cancelled);
-  Steps<absl::StatusOr<Prefilled>> PrefillingBehindPrefix(const BlendRequest& request,
+  // fetch: whether the cache is asked for the prefix.
+  Steps<absl::StatusOr<Prefilled>> PrefillingBehindPrefix(const BlendRequest& request, bool fetch,
                                                           PromptMemory memory,
                                                           const CancelFlag& cancelled);
   Steps<absl::StatusOr<Prefilled>> PrefillingExact(const BlendRequest& request, PromptMemory memory,

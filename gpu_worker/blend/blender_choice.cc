@@ -30,11 +30,12 @@ int64_t Found(const std::vector<bool>& missing, int64_t pieces, int64_t tokens_p
 
 }  // namespace
 
-void Blender::AskCache(const BlendRequest& request, const BlendRequest& full, PromptShape* shape) {
+void Blender::AskCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                       PromptShape* shape) const {
   std::vector<ChunkKey> keys;
   std::vector<int64_t> pieces;
   const int64_t step = config_.tokens_per_piece;
-  for (const WantedChunk& want : WantedOf(request)) {
+  for (const WantedChunk& want : wanted) {
     pieces.push_back((static_cast<int64_t>(want.tokens.size()) + step - 1) / step);
     for (int64_t piece = 0; piece < pieces.back(); ++piece) {
       keys.push_back(PieceKeyOf(want.key, step, piece));
@@ -48,38 +49,48 @@ void Blender::AskCache(const BlendRequest& request, const BlendRequest& full, Pr
     ChunkShape& chunk = shape->chunks[i];
     chunk.cached = std::max(chunk.resident, Found(missing, pieces[i], step, chunk.tokens, &at));
   }
-  shape->prefix =
-      std::max(shape->resident_prefix,
-               Found(missing, static_cast<int64_t>(prefix.size()), step, shape->tokens(), &at));
+  const auto blocks = static_cast<int64_t>(prefix.size());
+  shape->prefix = std::max(shape->prefix, Found(missing, blocks, step, shape->tokens(), &at));
 }
 
 // Where the choice is the same whatever the cache has, it is not asked.
-CostDecision Blender::Decide(const BlendRequest& request, const BlendRequest& full,
-                             int64_t resident_tokens) {
-  PromptShape shape = ShapeOf(request, config_, decoder_.config());
-  ChunkShape& lead = shape.chunks.front();
-  lead.cached = lead.resident = shape.resident_prefix = shape.prefix = resident_tokens;
-  const PromptShape all = AllCached(shape);
-  const CostDecision cold = costs_->Choose(shape), warm = costs_->Choose(all);
-  if (cold.blend == warm.blend && TakesAll(warm, all)) return warm.blend ? warm : cold;
-  AskCache(request, full, &shape);
-  return costs_->Choose(shape);
+CostDecision Blender::Decide(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                             PromptShape* shape) const {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    ChunkShape& chunk = shape->chunks[i];
+    if (pool_.Holds(wanted[i].key)) chunk.cached = chunk.resident = chunk.tokens;
+  }
+  const PromptShape all = AllCached(*shape);
+  const CostDecision cold = costs_->Choose(*shape), warm = costs_->Choose(all);
+  if (cold.blend == warm.blend && TakesAll(warm, all)) return cold;
+  AskCache(wanted, full, shape);
+  return costs_->Choose(*shape);
 }
 
 Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& request,
                                                             PromptMemory memory,
                                                             const CancelFlag& cancelled) {
+  std::vector<WantedChunk> wanted = WantedOf(request);
   BlendRequest full = request;
   full.exact = full.prefixes = true;
-  const CostDecision decision = Decide(request, full, memory.resident_tokens);
+  PromptShape shape = ShapeOf(request, config_, decoder_.config());
+  ChunkShape& lead = shape.chunks.front();
+  lead.cached = lead.resident = shape.prefix = shape.resident_prefix = memory.resident_tokens;
+  const CostDecision decision = Decide(wanted, full, &shape);
   if (decision.blend) {
-    CO_ASSIGN_OR_RETURN(Prefilled blended,
-                        co_await Blending(request, std::move(memory), cancelled));
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (decision.taken[i] < shape.chunks[i].cached) wanted[i].most_fetched = decision.taken[i];
+    }
+    CO_ASSIGN_OR_RETURN(Prefilled blended, co_await Blending(request, std::move(wanted),
+                                                             std::move(memory), cancelled));
     blended.chosen = true;
     co_return blended;
   }
-  CO_ASSIGN_OR_RETURN(Prefilled done,
-                      co_await PrefillingBehindPrefix(full, std::move(memory), cancelled));
+  // What is too slow to fetch is too slow to store.
+  const bool slow = shape.prefix > shape.resident_prefix && !decision.fetch_prefix;
+  if (slow) full.store = false;
+  CO_ASSIGN_OR_RETURN(Prefilled done, co_await PrefillingBehindPrefix(
+                                          full, /*fetch=*/!slow, std::move(memory), cancelled));
   done.chosen = true;
   co_return done;
 }

@@ -48,7 +48,10 @@ ChunkLoad::ChunkLoad(const Decoder* decoder, ChunkPool* pool, const WantedChunk&
       chunk_hash_(wanted.chunk_hash),
       tokens_per_piece_(tokens_per_piece),
       chunk_(std::make_shared<RawChunk>(
-          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)) {}
+          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)),
+      fetched_pieces_(wanted.most_fetched >= chunk_->tokens()
+                          ? chunk_->pieces()
+                          : wanted.most_fetched / tokens_per_piece) {}
 
 std::shared_ptr<ChunkLoad> ChunkLoad::Begin(const Decoder* decoder, ChunkPool* pool,
                                             const WantedChunk& wanted, int64_t tokens_per_piece) {
@@ -61,7 +64,8 @@ ChunkLoad::~ChunkLoad() { pool_.RemoveLoad(key_); }
 
 void ChunkLoad::AddTargets(std::vector<FetchTarget>* targets, ChunkFetch* fetch) {
   first_target_ = targets->size();
-  for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
+  has_header_ = fetched_pieces_ == 0;
+  for (int64_t piece = 0; piece < fetched_pieces_; ++piece) {
     targets->push_back(TargetOf(PieceKeyOf(key_, tokens_per_piece_, piece), *chunk_, piece));
   }
   fetch->memory.push_back(chunk_);
@@ -78,7 +82,7 @@ bool ChunkLoad::HasHeader() {
   if (!fetch_->stream->HeaderReady()) return false;
   has_header_ = true;
   const std::vector<std::string> tiers = fetch_->stream->WaitForHeader();
-  while (cached_pieces_ < chunk_->pieces() && !tiers[first_target_ + cached_pieces_].empty()) {
+  while (cached_pieces_ < fetched_pieces_ && !tiers[first_target_ + cached_pieces_].empty()) {
     ++cached_pieces_;
   }
   if (cached_pieces_ > 0) tier_ = tiers[first_target_];
@@ -151,6 +155,7 @@ std::optional<FreshChunk> ChunkLoad::TakeFresh() {
   if (!computed || fresh_taken_) return std::nullopt;
   fresh_taken_ = true;
   pool_.Keep(key_, chunk_hash_, chunk_);
+  if (fetched_pieces_ < chunk_->pieces()) return std::nullopt;
   return FreshChunk{.key = key_, .first_piece = cached_pieces_, .chunk = chunk_, .tenant = tenant_};
 }
 

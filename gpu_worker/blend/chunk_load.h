@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,9 @@ struct WantedChunk {
   absl::Span<const uint32_t> tokens;
   Tenant tenant;            // whose bytes it counts as, if it is stored
   uint64_t chunk_hash = 0;  // what the router knows it by
+  // The first so many tokens may be fetched, whole pieces or all. The rest is computed though the
+  // cache may have it, where the link is so slow that this is faster; it is then not stored either.
+  int64_t most_fetched = std::numeric_limits<int64_t>::max();
 };
 
 // Pieces first_piece.. of a chunk that were prefilled and are to be stored.
@@ -111,6 +115,7 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   const uint64_t chunk_hash_;
   const int64_t tokens_per_piece_;
   std::shared_ptr<RawChunk> chunk_;
+  const int64_t fetched_pieces_;             // the first so many are asked for
   std::shared_ptr<RawChunk> replaced_;       // what was read of it may still be read
   std::shared_ptr<const ChunkFetch> fetch_;  // null: nothing is awaited from the cache
   size_t first_target_ = 0;                  // of its pieces in the fetch

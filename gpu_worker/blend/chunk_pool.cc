@@ -23,6 +23,11 @@ std::shared_ptr<const RawChunk> ChunkPool::Find(const ChunkKey& key) {
   return residents_.front().chunk;
 }
 
+bool ChunkPool::Holds(const ChunkKey& key) const {
+  absl::MutexLock lock(&mutex_);
+  return by_key_.contains(key);
+}
+
 void ChunkPool::Keep(const ChunkKey& key, uint64_t chunk_hash,
                      std::shared_ptr<const RawChunk> chunk) {
   const int64_t bytes = chunk->bytes();

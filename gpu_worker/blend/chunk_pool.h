@@ -57,6 +57,8 @@ class ChunkPool {
 
   // The resident chunk, which is then the last to go; or null.
   std::shared_ptr<const RawChunk> Find(const ChunkKey& key);
+  // Whether Find would find it. Changes and counts nothing.
+  bool Holds(const ChunkKey& key) const;
   // Makes a whole chunk resident; one that is larger than the limit is not kept. chunk_hash: what
   // the router knows it by (base/chunk_hash.h).
   void Keep(const ChunkKey& key, uint64_t chunk_hash, std::shared_ptr<const RawChunk> chunk);

@@ -37,7 +37,7 @@ void KvLoader::Begin(const std::vector<WantedChunk>& wanted, absl::Duration time
     }
     chunks_.push_back(std::move(source));
   }
-  if (begun.empty()) return;
+  if (targets.empty()) return;
   fetch->stream =
       client_.Fetch(std::move(targets), {.timeout = timeout,
                                          .use_within = kSlowestBlend,

@@ -30,7 +30,9 @@ PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* 
 
 Steps<absl::StatusOr<Activations>> PrefixRun::Run(absl::Duration fetch_timeout,
                                                   const KvMemory& kv) {
-  if (blocks_ > resident_) CO_RETURN_IF_ERROR(co_await Fetching(fetch_timeout));
+  if (blocks_ > resident_ && fetch_timeout > absl::ZeroDuration()) {
+    CO_RETURN_IF_ERROR(co_await Fetching(fetch_timeout));
+  }
   // All that was cancelled looks like a miss here, and is not to be computed.
   if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
   const int64_t layers = chunk_->layers();

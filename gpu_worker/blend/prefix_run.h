@@ -36,7 +36,7 @@ class PrefixRun {
             int64_t resident, const CancelFlag* cancelled);
 
   // Fills positions 0 .. ids.size() - 1 of `kv`, which must outlive it; gives the last hidden row.
-  // A cache that fails has nothing. CANCELLED only.
+  // A cache that fails has nothing; with a timeout of zero it is not asked. CANCELLED only.
   Steps<absl::StatusOr<Activations>> Run(absl::Duration fetch_timeout, const KvMemory& kv);
 
   // First tokens that were resident or came from the cache, and the tier they came from.

@@ -220,6 +220,21 @@ void AddEngineSamples(const EngineStats& stats, MetricSamples* samples) {
   tokens("kv_idle_tokens", "Of these, prefixes that no request uses now.", stats.idle_blocks);
 }
 
+void AddPoolSamples(const ChunkPoolStats& stats, MetricSamples* samples) {
+  samples->Gauge("chunk_pool_bytes", "Chunks that are resident in the worker.",
+                 static_cast<double>(stats.resident_bytes));
+  samples->Gauge("chunk_pool_chunks", "How many these are.",
+                 static_cast<double>(stats.resident_chunks));
+  const std::pair<const char*, uint64_t> outcomes[] = {
+      {"resident", stats.hits}, {"joined", stats.joined}, {"missing", stats.misses}};
+  for (const auto& [found, count] : outcomes) {
+    samples->Counter("wanted_chunks", "Chunks that prompts wanted, by what the worker had of them.",
+                     static_cast<double>(count), {{"found", found}});
+  }
+  samples->Counter("chunk_pool_evictions", "Chunks that are no longer resident.",
+                   static_cast<double>(stats.evictions));
+}
+
 void AddCostSamples(const CostModel& costs, MetricSamples* samples) {
   samples->Gauge("cache_bytes_per_second", "How fast the cost model takes the cache to be.",
                  costs.fetch_bytes_per_second());

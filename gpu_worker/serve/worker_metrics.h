@@ -19,6 +19,7 @@
 #include "base/metrics.h"
 #include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/cost_model.h"
 #include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/generation.h"
@@ -86,6 +87,7 @@ class WorkerMetrics {
 // Samples of parts that count by themselves, for WorkerMetrics::AddSource.
 void AddClientSamples(const ClientCounters& counters, MetricSamples* samples);
 void AddEngineSamples(const EngineStats& stats, MetricSamples* samples);
+void AddPoolSamples(const ChunkPoolStats& stats, MetricSamples* samples);
 void AddCostSamples(const CostModel& costs, MetricSamples* samples);
 
 }  // namespace tessera

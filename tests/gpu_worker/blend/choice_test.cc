@@ -147,6 +147,43 @@ TEST_F(ChoiceTest, ACacheThatIsGoneHasNothing) {
   EXPECT_EQ(done.segments.size(), 4u);
 }
 
+// Over a link that is slower than computing, some of what the cache has is computed all the same.
+TEST_F(ChoiceTest, WhatIsFasterComputedIsNotFetched) {
+  Costs({.row = 1e-3, .pair = 1e-5, .layers = 3, .kv_width = 64});
+  BlendRequest request = Open();
+  request.segments = {lead_, TinyTokens(7, 100), TinyTokens(8, 100), TinyTokens(9, 100), suffix_};
+  BlendRequest blend = request;
+  blend.choose = false;
+  const Prefilled cold = asking_->Run(blend), fast = asking_->Run(request);
+  EXPECT_EQ(fast.segments[3].cached_tokens, 100);
+  std::vector<int64_t> cached;
+  for (double seconds : {0.1, 1.0, 10.0, 100.0, 1e3, 1e4}) {
+    for (int i = 0; i < 100; ++i) costs_->ObserveFetch(1 << 20, seconds, /*link_bound=*/true);
+    const Prefilled done = asking_->Run(request);
+    ASSERT_TRUE(done.blended);
+    EXPECT_EQ(done.logits, cold.logits);
+    EXPECT_TRUE(done.fresh.empty()) << "the cache has it";
+    cached.push_back(0);
+    for (const SegmentOutcome& segment : done.segments) cached.back() += segment.cached_tokens;
+  }
+  EXPECT_EQ(cached.front(), 312) << "120 kB at 10 MB/s";
+  EXPECT_LT(cached.back(), 40) << "and at 10 kB/s, the slowest that is believed";
+  EXPECT_TRUE(std::is_sorted(cached.rbegin(), cached.rend()));
+}
+
+TEST_F(ChoiceTest, OverASlowLinkAPrefixIsComputed) {
+  Costs({.row = 1e-3, .scored_pair = 1e3, .layers = 3});
+  BlendRequest exact = Open();
+  exact.exact = exact.prefixes = true;
+  const Prefilled stored = worker_->Run(exact);
+  for (int i = 0; i < 100; ++i) costs_->ObserveFetch(1 << 20, 1e6, /*link_bound=*/true);
+  const Prefilled done = asking_->Run(Open());
+  EXPECT_FALSE(done.blended);
+  EXPECT_EQ(done.segments[0].cached_tokens, 0);
+  EXPECT_TRUE(done.fresh.empty());
+  EXPECT_EQ(done.logits, stored.logits);
+}
+
 TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
   Costs(Rows());
   Prefilled done = asking_->Run(Open());  // cold
