@@ -13,7 +13,7 @@ namespace {
 using worker::v1::GenerateRequest;
 
 constexpr uint32_t kMostAnswers = 128;
-constexpr uint32_t kMostTopLogprobs = 1024;
+constexpr uint32_t kMostTopLogprobs = 16384;
 constexpr uint32_t kMostPromptLogprobs = 20;  // beside each of thousands of tokens
 constexpr int kMostStopTokens = 1024;
 

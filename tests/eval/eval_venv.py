@@ -9,11 +9,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 
 
-def enter():
-    """Call first, before any import from requirements.txt."""
+def enter(name="eval_venv", requirements=HERE / "requirements.txt"):
+    """Call first, before any import from the requirements."""
     try:
         python = subprocess.run(
-            [str(REPO / "deploy" / "venv.sh"), "eval_venv", str(HERE / "requirements.txt")],
+            [str(REPO / "deploy" / "venv.sh"), name, str(requirements)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,

@@ -11,7 +11,7 @@ sys.path.insert(0, str(REPO))  # where grpc finds proto/worker.proto
 messages, services = grpc.protos_and_services("proto/worker.proto")
 
 # The most that a worker reports beside a token.
-TOP = 1024
+TOP = 16384
 STORE_TRIES = 200
 
 
@@ -41,7 +41,7 @@ class Generated:
 
 class Worker:
     def __init__(self, address, timeout=600):
-        # A token with its 1,024 likeliest ones is 14 KB.
+        # A token with its 16,384 likeliest ones is 200 KB.
         self.channel = grpc.insecure_channel(
             address, options=[("grpc.max_receive_message_length", 16 << 20)]
         )

@@ -46,7 +46,7 @@ void ExpectRefused(const std::string& word, const std::function<void(GenerateReq
 TEST(RequestCheckTest, TakesWhatIsInRange) {
   GenerateRequest request = Small();
   request.set_n(128);
-  request.set_top_logprobs(1024);
+  request.set_top_logprobs(16384);
   request.set_prompt_logprobs(20);
   request.set_priority(-7);
   request.add_stop_token_ids(99);
@@ -68,7 +68,7 @@ TEST(RequestCheckTest, TakesWhatIsInRange) {
   EXPECT_EQ(generation.priority, -7);
   EXPECT_EQ(generation.end_tokens, (std::vector<uint32_t>{99, 2}));
   EXPECT_EQ(generation.sampling.masked_tokens, (std::vector<uint32_t>{99, 2}));
-  EXPECT_EQ(generation.sampling.top_logprobs, 1024u);
+  EXPECT_EQ(generation.sampling.top_logprobs, 16384u);
   EXPECT_EQ(generation.sampling.forced, (std::vector<uint32_t>{99, 2, 5}));
   EXPECT_EQ(generation.sampling.min_p, 1);
   EXPECT_EQ(generation.sampling.presence_penalty, -2);
@@ -103,7 +103,7 @@ TEST(RequestCheckTest, IgnoredEndTokensAreStillMasked) {
 
 TEST(RequestCheckTest, RefusesWhatIsOutOfRangeByField) {
   ExpectRefused("n is 129", [](auto& r) { r.set_n(129); });
-  ExpectRefused("top_logprobs", [](auto& r) { r.set_top_logprobs(1025); });
+  ExpectRefused("top_logprobs", [](auto& r) { r.set_top_logprobs(16385); });
   ExpectRefused("prompt_logprobs", [](auto& r) { r.set_prompt_logprobs(21); });
   ExpectRefused("stop_token_ids", [](auto& r) { r.add_stop_token_ids(100); });
   ExpectRefused("stop_token_ids", [](auto& r) {
