@@ -81,8 +81,8 @@ std::unique_ptr<ChunkRun> Blender::MakeChunkRun(absl::Span<const uint32_t> token
                                                 const CancelFlag* cancelled) {
   CHECK(!tokens.empty());
   CHECK(config_.sink != SinkKind::kLead);
-  return std::make_unique<ChunkRun>(&decoder_, &client_, &chunk_prefill_, Want(tokens, bos_, salt),
-                                    config_.tokens_per_piece,
+  return std::make_unique<ChunkRun>(&decoder_, &client_, &chunk_prefill_, &pool_,
+                                    Want(tokens, bos_, salt), config_.tokens_per_piece,
                                     FetchTimeout(static_cast<int64_t>(tokens.size())), cancelled);
 }
 

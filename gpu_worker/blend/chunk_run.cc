@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "absl/status/statusor.h"
-#include "base/status_macros.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -15,10 +13,11 @@ constexpr absl::Duration kAskTimeout = absl::Seconds(10);
 }  // namespace
 
 ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                   const WantedChunk& wanted, int64_t tokens_per_piece,
+                   ChunkPool* pool, const WantedChunk& wanted, int64_t tokens_per_piece,
                    absl::Duration fetch_timeout, const CancelFlag* cancelled)
     : client_(*client),
       prefill_(*prefill),
+      pool_(*pool),
       wanted_(wanted),
       fetch_timeout_(fetch_timeout),
       cancelled_(*cancelled),
@@ -36,39 +35,40 @@ void ChunkRun::Ask() {
   end_ = missing_.rend() - std::find(missing_.rbegin(), missing_.rend(), true);
 }
 
-absl::Status ChunkRun::Step() {
-  CHECK(!done());
-  if (!loaded_) RETURN_IF_ERROR(Load());
-  RETURN_IF_ERROR(prefill_.RunPiece(static_cast<int64_t>(wanted_.sink.size()), wanted_.tokens,
-                                    next_, cancelled_.value(), kv_, *chunk_));
-  ++next_;
-  return absl::OkStatus();
+Steps<absl::Status> ChunkRun::Computing() {
+  if (next_ > 0) CO_RETURN_IF_ERROR(co_await Fetching());
+  if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
+  CO_ASSIGN_OR_RETURN(KvMemory kv,
+                      prefill_.Begin(wanted_.sink, next_, cancelled_.value(), *chunk_));
+  for (; next_ < end_; ++next_) {
+    CO_RETURN_IF_ERROR(co_await prefill_.RunningPiece(static_cast<int64_t>(wanted_.sink.size()),
+                                                      wanted_.tokens, next_, kv, *chunk_));
+    co_await NextStep();
+  }
+  co_return absl::OkStatus();
 }
 
 // A piece that does not come whole is computed, and all that follow it up to the last missing one.
-absl::Status ChunkRun::Load() {
+// The stream ends here: what is late must not be written over what is computed.
+Steps<absl::Status> ChunkRun::Fetching() {
   const int64_t wanted = next_;
-  if (wanted > 0) {
-    std::vector<FetchTarget> targets;
-    for (int64_t piece = 0; piece < wanted; ++piece) {
-      targets.push_back(TargetOf(piece_keys_[piece], *chunk_, piece));
-    }
-    // Both end here: what is late must not be written over what is computed.
-    const auto stream = client_.Fetch(std::move(targets), {.timeout = fetch_timeout_});
-    const CancelFlag::Hook on_cancelled(cancelled_, [&] { stream->Cancel(); });
-    bool whole = true;
-    for (next_ = 0; next_ < wanted; ++next_) {
-      for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
-        whole = stream->WaitForSlice(next_, layer);
-      }
-      if (!whole) break;
-    }
+  std::vector<FetchTarget> targets;
+  for (int64_t piece = 0; piece < wanted; ++piece) {
+    targets.push_back(TargetOf(piece_keys_[piece], *chunk_, piece));
   }
-  if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
+  const auto stream = client_.Fetch(
+      std::move(targets),
+      {.timeout = fetch_timeout_, .on_progress = [&pool = pool_] { pool.Progress(); }});
+  bool whole = true;
+  for (next_ = 0; next_ < wanted; ++next_) {
+    for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
+      while (!stream->SliceReady(next_, layer)) co_await WaitStep(stream->ready_by());
+      whole = stream->WaitForSlice(next_, layer);
+    }
+    if (!whole) break;
+  }
   for (int64_t piece = next_; piece < wanted; ++piece) missing_[piece] = true;
-  ASSIGN_OR_RETURN(kv_, prefill_.Begin(wanted_.sink, next_, cancelled_.value(), *chunk_));
-  loaded_ = true;
-  return absl::OkStatus();
+  co_return absl::OkStatus();
 }
 
 int64_t ChunkRun::cached_tokens() const {

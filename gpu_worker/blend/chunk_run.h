@@ -10,34 +10,37 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/cancel_flag.h"
+#include "base/steps.h"
 #include "cache_server/chunk/key.h"
 #include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/chunk_load.h"
+#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
-#include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/raw_chunk.h"
 #include "gpu_worker/model/decoder.h"
 
 namespace tessera {
 
-// In this order: Ask, Step until done, Sources and TakeChunk. On one thread, which may do other
-// device work between any two calls.
+// In this order: Ask, Computing unless all is there, Sources and TakeChunk.
 class ChunkRun {
  public:
-  // All pointers and the spans of `wanted` must outlive it. fetch_timeout: for bringing the pieces
-  // that stand before the first missing one.
-  ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
+  // All pointers and the spans of `wanted` must outlive it. pool: told of the fetch's progress.
+  // fetch_timeout: for bringing the pieces that stand before the first missing one.
+  ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill, ChunkPool* pool,
            const WantedChunk& wanted, int64_t tokens_per_piece, absl::Duration fetch_timeout,
            const CancelFlag* cancelled);
 
-  // Asks the cache which pieces it has; moves none. A cache that does not answer has none.
+  // Asks the cache which pieces it has; moves none. A cache that does not answer has none. Waits
+  // for the answer; on any one thread.
   void Ask();
 
-  // Whether every missing piece was computed.
-  bool done() const { return next_ >= end_; }
+  // Whether the cache had every piece.
+  bool has_all() const { return next_ >= end_; }
 
-  // Computes one piece; the first call also fetches what stands before it, and computes what does
-  // not come. CANCELLED only.
-  absl::Status Step();
+  // Fetches what stands before the first missing piece and computes from there to the last missing
+  // one, and what does not come; a layer is a step. On the thread that issues device work.
+  // CANCELLED only.
+  Steps<absl::Status> Computing();
 
   const ChunkKey& key() const { return wanted_.key; }
   const std::vector<ChunkKey>& piece_keys() const { return piece_keys_; }
@@ -51,20 +54,19 @@ class ChunkRun {
   std::unique_ptr<RawChunk> TakeChunk() { return std::move(chunk_); }
 
  private:
-  absl::Status Load();
+  Steps<absl::Status> Fetching();
 
   CacheClient& client_;
   ChunkPrefill& prefill_;
+  ChunkPool& pool_;
   const WantedChunk wanted_;
   const absl::Duration fetch_timeout_;
   const CancelFlag& cancelled_;
   std::unique_ptr<RawChunk> chunk_;
   std::vector<ChunkKey> piece_keys_;
   std::vector<bool> missing_;  // by piece
-  bool loaded_ = false;
-  int64_t next_ = 0;  // the piece that Step computes
-  int64_t end_ = 0;   // behind the last missing piece: what follows it is of no use here
-  KvMemory kv_;       // of the sink and the pieces before next_
+  int64_t next_ = 0;           // the piece to compute
+  int64_t end_ = 0;            // behind the last missing piece: what follows it is of no use here
 };
 
 }  // namespace tessera

@@ -20,22 +20,35 @@ void LogStored(const ChunkWork& work, const ChunkReport& report) {
 
 }  // namespace
 
-bool ChunkTask::Step() {
-  const absl::Status status = run_ == nullptr ? Start() : run_->Step();
-  if (!status.ok()) {
-    work_->done(status);
-    return false;
+ChunkTask::ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer)
+    : work_(std::move(work)),
+      writer_(*writer),
+      run_(blender->MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get())) {}
+
+StepState ChunkTask::Step() {
+  if (!steps_.has_value() && !run_->has_all()) {
+    const absl::Status reserved = Reserve();
+    if (!reserved.ok()) {
+      work_->done(reserved);
+      return StepState::kDone;
+    }
+    steps_.emplace(run_->Computing());
   }
-  if (!run_->done()) return true;
+  if (steps_.has_value()) {
+    const StepState state = steps_->Step();
+    if (state != StepState::kDone) return state;
+    const absl::Status computed = steps_->TakeResult();
+    if (!computed.ok()) {
+      work_->done(computed);
+      return StepState::kDone;
+    }
+  }
   Store();
-  return false;
+  return StepState::kDone;
 }
 
-absl::Status ChunkTask::Start() {
-  run_ = blender_.MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get());
-  run_->Ask();
-  if (run_->done()) return absl::OkStatus();
-  // Before it is computed: a chunk that cannot be stored is of no use here.
+// Before it is computed: a chunk that cannot be stored is of no use here.
+absl::Status ChunkTask::Reserve() {
   room_ = writer_.TryReserve(run_->bytes());
   if (room_.bytes() > 0) return absl::OkStatus();
   return absl::ResourceExhaustedError(

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/cancel_flag.h"
+#include "base/steps.h"
 #include "cache_server/chunk/key.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/serve/chunk_writer.h"
@@ -38,31 +40,35 @@ struct ChunkWork {
   absl::Time submitted;
 };
 
-// A ChunkWork under way: in steps on the thread that issues device work, the store behind it on the
-// writer's.
+// A ChunkWork under way: first Ask, then in steps on the thread that issues device work, the store
+// behind it on the writer's.
 class ChunkTask {
  public:
   // All must outlive it.
-  ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer)
-      : work_(std::move(work)), blender_(*blender), writer_(*writer) {}
+  ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer);
 
-  // One step: asking the cache, or computing one piece. False: there is nothing more to do here,
-  // and done was told or will be after the store.
-  bool Step();
+  // Asks the cache what it has, and waits for the answer: on any one thread, before the first step.
+  void Ask() { run_->Ask(); }
+
+  // One step. kDone: there is nothing more to do here, and done was told or will be after the
+  // store.
+  StepState Step();
+  // After kWaiting: when to take the next step at the latest.
+  absl::Time waits_until() const { return steps_->waits_until(); }
   // Ends it early.
   void Fail(const absl::Status& status) { work_->done(status); }
 
   const ChunkWork& work() const { return *work_; }
 
  private:
-  absl::Status Start();
+  absl::Status Reserve();
   ChunkReport Report() const;
   void Store();
 
   std::unique_ptr<ChunkWork> work_;
-  Blender& blender_;
   ChunkWriter& writer_;
-  std::unique_ptr<ChunkRun> run_;  // null before the first step
+  const std::unique_ptr<ChunkRun> run_;
+  std::optional<Steps<absl::Status>> steps_;  // from the first step on
   ChunkWriter::Room room_;
 };
 

@@ -135,6 +135,7 @@ void Engine::TakeArrivals() {
   for (const auto& run : runs_) {
     if (rung || (run->is_loading && run->loads_until <= absl::Now())) run->is_loading = false;
   }
+  if (chunk_asked_ && (rung || chunk_waits_until_ <= absl::Now())) chunk_waits_ = false;
   TakeChunk();
 }
 
@@ -146,7 +147,16 @@ void Engine::TakeChunk() {
   std::unique_ptr<ChunkWork> next = inbox_.TakeChunk();
   if (next == nullptr) return;
   Hold(next->cancelled);
+  chunk_cancelled_.emplace(*next->cancelled, [this] { inbox_.Ring(); });
   chunk_ = std::make_unique<ChunkTask>(std::move(next), &blender_, &writer_);
+  chunk_asked_ = false;
+  chunk_waits_ = true;
+  chunk_waits_until_ = absl::InfiniteFuture();
+  CHECK(asker_.TryRun([this] {
+    chunk_->Ask();
+    chunk_asked_ = true;
+    inbox_.Ring();
+  })) << "one chunk at a time is under way";
 }
 
 void Engine::EraseEnded() {
@@ -163,6 +173,7 @@ absl::Time Engine::LoadsUntil() const {
   for (const auto& run : runs_) {
     if (run->is_loading) first = std::min(first, run->loads_until);
   }
+  if (chunk_waits_) first = std::min(first, chunk_waits_until_);
   return first;
 }
 
@@ -185,7 +196,7 @@ SchedulerState Engine::State() const {
     state.entries.push_back(entry);
   }
   state.free_blocks = pool_.free_blocks() + prefixes_.idle_blocks();
-  state.has_chunk = chunk_ != nullptr;
+  state.has_chunk = chunk_ != nullptr && !chunk_waits_;
   state.since_decode = since_decode_;
   state.decode_step = decode_step_;
   return state;
@@ -242,16 +253,19 @@ void Engine::StepPrefill(Run& run) {
 void Engine::StepChunk() {
   const absl::Time start = absl::Now();
   const std::shared_ptr<CancelFlag> flag = chunk_->work().cancelled;
-  bool more = false;
+  StepState state = StepState::kDone;
   if (stopping_) {
     chunk_->Fail(ShuttingDown());
   } else if (flag->IsSet()) {
     chunk_->Fail(absl::CancelledError("the request was cancelled"));
   } else {
-    more = chunk_->Step();
+    state = chunk_->Step();
   }
   since_decode_ += absl::Now() - start;
-  if (more) return;
+  chunk_waits_ = state == StepState::kWaiting;
+  if (chunk_waits_) chunk_waits_until_ = chunk_->waits_until();
+  if (state != StepState::kDone) return;
+  chunk_cancelled_.reset();
   chunk_.reset();
   LetGo(flag);
 }

@@ -110,7 +110,7 @@ class GenerationRun {
   bool was_started_ = false;  // told the listener
   absl::Time started_;        // the first time
   absl::Duration prefill_;
-  absl::Duration computed_;  // its steps together, without waiting for the cache
+  absl::Duration computed_;               // its steps together, without waiting for the cache
   std::unique_ptr<PromptScorer> scorer_;  // before prefill_steps_, which uses it
   int64_t scored_rows_ = 0;
   std::optional<Steps<absl::StatusOr<Prefilled>>> prefill_steps_;

@@ -72,18 +72,18 @@ class Inbox {
     return std::exchange(rung_, false);
   }
 
-  // Waits until something is here, it is rung, or closed, or it is `deadline`.
+  // Waits until something is here, or it is rung (Close rings, too), or it is `deadline`.
   void Await(absl::Time deadline) {
     absl::MutexLock lock(&mutex_);
     auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return closed_ || rung_ || !generations_.empty() || !chunks_.empty();
+      return rung_ || !generations_.empty() || !chunks_.empty();
     };
     mutex_.AwaitWithDeadline(absl::Condition(&ready), deadline);
   }
 
   void Close() {
     absl::MutexLock lock(&mutex_);
-    closed_ = true;
+    closed_ = rung_ = true;
   }
   // Closed, and nothing is left.
   bool IsOver() const {
