@@ -16,6 +16,7 @@ absl::StatusOr<BlendConfig> BlendConfigFrom(const WorkerConfig& config) {
   blend.check_layer = config.check_layer();
   blend.tokens_per_piece = config.chunk_size();
   blend.layerwise = config.layerwise();
+  blend.choose_by_cost = config.choose_by_cost();
   return blend;
 }
 

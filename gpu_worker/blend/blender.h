@@ -39,7 +39,8 @@ struct BlendConfig {
   int64_t first_k = 16;            // rows of each chunk that first_k takes
   SinkKind sink = SinkKind::kBos;
   int64_t tokens_per_piece = 256;
-  bool layerwise = true;  // compute layer l while later ones arrive
+  bool layerwise = true;       // compute layer l while later ones arrive
+  bool choose_by_cost = true;  // what BlendRequest::choose is where the request leaves it open
   CorrectionConstants constants;
 };
 

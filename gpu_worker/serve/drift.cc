@@ -25,7 +25,8 @@ uint64_t HashOf(const std::string& text) {
 // Whether the sampler draws the likeliest token of the model's own logits.
 bool IsPlainGreedy(const SamplingParams& params) {
   return params.temperature == 0 && params.presence_penalty == 0 && params.frequency_penalty == 0 &&
-         params.repetition_penalty == 1 && params.logit_bias.empty() && params.min_tokens == 0;
+         params.repetition_penalty == 1 && params.logit_bias.empty() && params.min_tokens == 0 &&
+         params.forced.empty();
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
   prompt.exact = !blend_enabled || blend.mode() == worker::v1::EXACT ||
                  blend.mode() == worker::v1::OFF || request.has_prompt_logprobs();
   prompt.prefixes = blend.mode() != worker::v1::OFF;
-  prompt.choose = blend.mode() != worker::v1::BLEND;
+  prompt.choose = defaults.choose_by_cost && blend.mode() != worker::v1::BLEND;
   prompt.store = !blend.has_store() || blend.store();
   prompt.policy = defaults.policy;
   if (!blend.policy().empty()) {

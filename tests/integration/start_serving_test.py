@@ -37,6 +37,7 @@ DOCUMENTS = {
     ),
     "max_tokens": 4,
     "temperature": 0,
+    "tessera": {"mode": "blend"},
 }
 
 

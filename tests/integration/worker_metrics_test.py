@@ -14,7 +14,8 @@ class WorkerMetricsTest(ClusterTest):
     @classmethod
     def start(cls):
         cls.port = free_port()
-        cls.client = cls.cluster.serve(metrics_listen=f"127.0.0.1:{cls.port}", drift_sample=1)
+        cls.client = cls.cluster.serve(metrics_listen=f"127.0.0.1:{cls.port}", drift_sample=1,
+                                       choose_by_cost="true", chunk_pool="false")
 
     def scrape(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
@@ -76,6 +77,26 @@ class WorkerMetricsTest(ClusterTest):
         for name in ("failed_fetches_total", "failed_stores_total", "checksum_failures_total",
                      "dropped_chunks_total"):
             self.assertEqual(after[name], 0, name)
+
+    def test_what_is_faster_is_chosen(self):
+        """Cases that are clear on every machine, and modes that are never overruled."""
+        decisions = {choice: f'cost_decisions_total{{choice="{choice}"}}' for choice in ("blend", "full")}
+        documents = [make_document(f"choice/{i}", 150) for i in range(4)]
+        self.ask([], documents, "blend", 1)
+        self.scrape_until(lambda v: v["stored_bytes_total"] > 0)
+        before = self.scrape()
+        self.assertEqual(self.ask([], documents, "auto", 1).tessera["policy"], "query_v")
+        brief = {"prompt": "Hi. # # A word. # # " + make_document("choice/question", 120),
+                 "max_tokens": 1, "tessera": {"mode": "auto"}}
+        self.assertEqual(self.client.whole("/v1/completions", brief).tessera["policy"], "exact")
+        brief["tessera"]["mode"] = "blend"
+        self.assertEqual(self.client.whole("/v1/completions", brief).tessera["policy"], "query_v")
+        after = self.scrape()
+        self.assertEqual({c: after[name] - before[name] for c, name in decisions.items()},
+                         {"blend": 1, "full": 1})
+        errors = {kind: after[f'cost_actual_over_predicted_count{{kind="{kind}"}}']
+                  - before[f'cost_actual_over_predicted_count{{kind="{kind}"}}'] for kind in ("query", "full")}
+        self.assertEqual(errors, {"query": 2, "full": 1})
 
     def test_drift(self):
         for _ in range(2):

@@ -4,6 +4,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
@@ -78,6 +79,28 @@ TEST(RequestCheckTest, TakesWhatIsInRange) {
   EXPECT_EQ(generation.sampling.seed, 9u);
   ASSERT_EQ(generation.sampling.logit_bias.size(), 1u);
   EXPECT_EQ(generation.sampling.logit_bias[0].second, -100);
+}
+
+TEST(RequestCheckTest, OnlyAutoLeavesTheChoiceOpen) {
+  for (bool by_cost : {true, false}) {
+    BlendConfig defaults;
+    defaults.choose_by_cost = by_cost;
+    for (const auto& [mode, open] : {std::pair(worker::v1::BLEND_MODE_UNSPECIFIED, true),
+                                     {worker::v1::AUTO, true},
+                                     {worker::v1::BLEND, false}}) {
+      GenerateRequest request = Small();
+      request.mutable_blend()->set_mode(mode);
+      const auto checked = CheckRequest(request, Model(), kMaxLen, defaults, true);
+      ASSERT_TRUE(checked.ok()) << checked.status();
+      EXPECT_EQ((*checked)->prompt.choose, open && by_cost) << mode;
+      EXPECT_FALSE((*checked)->prompt.exact);
+    }
+    for (const auto mode : {worker::v1::EXACT, worker::v1::OFF}) {
+      GenerateRequest request = Small();
+      request.mutable_blend()->set_mode(mode);
+      EXPECT_TRUE((*CheckRequest(request, Model(), kMaxLen, defaults, true))->prompt.exact);
+    }
+  }
 }
 
 TEST(RequestCheckTest, AbsentMeansOff) {
