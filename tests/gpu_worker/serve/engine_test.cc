@@ -343,6 +343,48 @@ TEST_F(EngineTest, WhenBlocksRunOutTheLastIsPreemptedAndGetsTheSameTokens) {
   EXPECT_EQ(diary_.WaitFor(6).size(), 6u) << "each was started once, as its client sees it";
 }
 
+// The cost model changes its mind between the two prefills of those that were preempted.
+TEST_F(EngineTest, APreemptedRequestIsPrefilledAsItWasBefore) {
+  held_->go_on.Notify();
+  CostModel blends({.row = 1e-6, .pair = 1, .layers = 3}), fills({.scored_pair = 1, .layers = 3});
+  Blender& blender = *behind_held_->blender;
+  auto run = [&](uint32_t seed, std::vector<uint32_t>* ids, absl::BlockingCounter* ended) {
+    auto generation = Make("one", 0, /*max_new_tokens=*/200);
+    generation->prompt =
+        TinyRequest({lead_, TinyTokens(seed, 60), TinyTokens(seed + 9, 40), suffix_}, "query_v", 0);
+    generation->prompt.max_new_tokens = 200;
+    generation->prompt.choose = true;
+    last_->on_id = [ids](uint32_t id) { ids->push_back(id); };
+    last_->on_ended = [ended] { ended->DecrementCount(); };
+    return generation;
+  };
+  std::vector<uint32_t> blended[3], filled[3], together[3];
+  for (uint32_t i = 0; i < 3; ++i) {
+    for (CostModel* costs : {&blends, &fills}) {
+      Start(/*capacity=*/16);
+      blender.set_costs(costs);
+      absl::BlockingCounter ended(1);
+      std::vector<uint32_t>* ids = costs == &blends ? &blended[i] : &filled[i];
+      ASSERT_TRUE(engine_->Submit(run(i, ids, &ended)).ok());
+      ended.Wait();
+    }
+    EXPECT_NE(blended[i], filled[i]) << "it makes a difference here";
+  }
+  Start(EngineOptions{.kv_tokens = 1});  // 9 blocks; the three take 6 at first and 15 at the end
+  blender.set_costs(&blends);
+  absl::BlockingCounter ended(3);
+  for (uint32_t i = 0; i < 3; ++i) {
+    auto generation = run(i, &together[i], &ended);
+    if (i == 2) last_->on_started = [&] { blender.set_costs(&fills); };
+    ASSERT_TRUE(engine_->Submit(std::move(generation)).ok());
+  }
+  ended.Wait();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(together[i], blended[i]) << i;
+  EXPECT_GT(engine_->stats().preemptions, 0u);
+  engine_.reset();
+  blender.set_costs(nullptr);
+}
+
 TEST_F(EngineTest, ManyAnswersAndNoRoomForAllOfThem) {
   held_->go_on.Notify();
   for (const int64_t kv_tokens : {0, 1}) {
