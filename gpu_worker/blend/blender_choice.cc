@@ -62,8 +62,14 @@ CostDecision Blender::Decide(const std::vector<WantedChunk>& wanted, const Blend
   }
   const PromptShape all = AllCached(*shape);
   const CostDecision cold = costs_->Choose(*shape), warm = costs_->Choose(all);
-  if (cold.blend == warm.blend && TakesAll(warm, all)) return cold;
-  AskCache(wanted, full, shape);
+  if (cold.blend != warm.blend || !TakesAll(warm, all)) {
+    AskCache(wanted, full, shape);
+  } else if (cold.blend) {
+    return cold;
+  } else {
+    // A fetch will tell what there is of the prefix; all of it is what may be worth one.
+    shape->prefix = static_cast<int64_t>(PrefixKeys(full).size()) * config_.tokens_per_piece;
+  }
   return costs_->Choose(*shape);
 }
 
