@@ -73,13 +73,13 @@ class WorkerFixture : public TinyBlendTest {
   }
 
   // A worker with other options, or behind another client, in the place of the present one.
-  void StartWorker(size_t queue) {
+  void StartWorker(size_t queue) { StartWorker(EngineOptions{.queue = queue, .drift = drift_}); }
+  void StartWorker(const EngineOptions& options) {
     StopWorker();
     writer_ = std::make_unique<ChunkWriter>(worker_->client, worker_->config.tokens_per_piece,
                                             most_bytes_);
-    engine_ =
-        std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(), writer_.get(),
-                                 EngineOptions{.queue = queue, .drift = drift_});
+    engine_ = std::make_unique<Engine>(worker_->decoder.get(), worker_->blender.get(),
+                                       writer_.get(), options);
     auto server = StartWorkerServer("127.0.0.1:0", served_,
                                     {.decoder = worker_->decoder.get(),
                                      .defaults = &worker_->config,
