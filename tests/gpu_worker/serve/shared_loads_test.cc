@@ -1,0 +1,195 @@
+// Requests that run at the same time and want the same chunks: loaded once, whoever leaves.
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_worker/serve/worker_fixture.h"
+
+namespace tessera {
+namespace {
+
+// A cache whose answers can be held back.
+class HeldAnswers final : public CacheClient {
+ public:
+  explicit HeldAnswers(CacheClient* real) : real_(*real) {}
+  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
+                                     const FetchOptions& options) override {
+    return std::make_unique<Stream>(real_.Fetch(std::move(targets), options), &held);
+  }
+  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
+    return real_.Store(sources, timeout);
+  }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
+                                absl::Duration timeout) override {
+    return real_.FindMissing(keys, timeout);
+  }
+  ClientCounters counters() const override { return real_.counters(); }
+
+  std::atomic<bool> held = false;
+
+ private:
+  class Stream final : public FetchStream {
+   public:
+    Stream(std::unique_ptr<FetchStream> real, const std::atomic<bool>* held)
+        : real_(std::move(real)), held_(*held) {}
+    std::vector<std::string> WaitForHeader() override { return real_->WaitForHeader(); }
+    bool WaitForSlice(size_t target, uint32_t layer) override {
+      return real_->WaitForSlice(target, layer);
+    }
+    bool HeaderReady() override { return !held_ && real_->HeaderReady(); }
+    bool SliceReady(size_t target, uint32_t layer) override {
+      return !held_ && real_->SliceReady(target, layer);
+    }
+    absl::Time ready_by() override { return absl::InfiniteFuture(); }
+    absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
+      return real_->Slice(target, layer);
+    }
+    bool LeaseHeld() override { return real_->LeaseHeld(); }
+    void Cancel() override { real_->Cancel(); }
+
+   private:
+    const std::unique_ptr<FetchStream> real_;
+    const std::atomic<bool>& held_;
+  };
+
+  CacheClient& real_;
+};
+
+// A Generate call on a thread of its own.
+class RunningCall {
+ public:
+  RunningCall(worker::v1::Worker::Stub* stub, const GenerateRequest& request)
+      : reader_(stub->Generate(&context_, request)), thread_([this] { Read(); }) {}
+  ~RunningCall() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  void Cancel() { context_.TryCancel(); }
+  const Answer& Wait() {
+    thread_.join();
+    return answer_;
+  }
+
+ private:
+  void Read() {
+    GenerateResponse response;
+    while (reader_->Read(&response)) answer_.Add(response);
+    answer_.status = reader_->Finish();
+  }
+
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<GenerateResponse>> reader_;
+  Answer answer_;
+  std::thread thread_;
+};
+
+class SharedLoadsTest : public WorkerFixture {
+ protected:
+  void SetUp() override {
+    WorkerFixture::SetUp();
+    StopWorker();
+    pool_ = std::make_unique<ChunkPool>(0);  // nothing stays: all that is shared is on its way
+    cache_ = std::make_unique<HeldAnswers>(client_.get());
+    worker_ = std::make_unique<TinyWorker>(cache_.get(), TinyWorker::SmallPieces(), pool_.get());
+    StartWorker(/*queue=*/8);
+  }
+
+  // Answers of a worker that shares nothing; and the cache server has the chunks then.
+  std::vector<uint32_t> Alone(const GenerateRequest& request) {
+    const Answer answer = Generate(request);
+    EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+    WaitForStores();
+    return answer.ids;
+  }
+
+  // Waits until a number of the pool's stats is so large; there is no event for it outside.
+  void Await(uint64_t ChunkPoolStats::*number, uint64_t value) {
+    const absl::Time end = absl::Now() + absl::Seconds(30);
+    while (pool_->stats().*number < value && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    ASSERT_GE(pool_->stats().*number, value);
+  }
+  void Hold() { cache_->held = true; }
+  void Release() {
+    cache_->held = false;
+    pool_->Progress();
+  }
+
+  static int Pieces(const std::vector<uint32_t>& tokens) {
+    return static_cast<int>(tokens.size() + 15) / 16;
+  }
+
+  void TearDown() override {
+    WorkerFixture::TearDown();
+    worker_.reset();
+  }
+
+  std::unique_ptr<HeldAnswers> cache_;
+};
+
+TEST_F(SharedLoadsTest, AreFetchedOnce) {
+  const GenerateRequest ab = Request({lead_, a_, b_, suffix_}),
+                        ba = Request({lead_, b_, a_, suffix_});
+  const std::vector<uint32_t> want_ab = Alone(ab), want_ba = Alone(ba);
+  const int before = control_->gets();
+  Hold();
+  RunningCall first(stub_.get(), ab), second(stub_.get(), ba);
+  Await(&ChunkPoolStats::joined, 3);
+  Release();
+  EXPECT_EQ(first.Wait().ids, want_ab);
+  EXPECT_EQ(second.Wait().ids, want_ba);
+  EXPECT_EQ(control_->gets() - before, Pieces(lead_) + Pieces(a_) + Pieces(b_));
+}
+
+TEST_F(SharedLoadsTest, WhoIsCancelledTakesNothingFromTheOther) {
+  const GenerateRequest request = Request({lead_, a_, suffix_});
+  const std::vector<uint32_t> want = Alone(request);
+  const int before = control_->gets();
+  Hold();
+  RunningCall first(stub_.get(), request), second(stub_.get(), request);
+  Await(&ChunkPoolStats::joined, 2);
+  first.Cancel();
+  EXPECT_EQ(first.Wait().status.error_code(), grpc::StatusCode::CANCELLED);
+  Release();
+  EXPECT_EQ(second.Wait().ids, want);
+  EXPECT_EQ(control_->gets() - before, Pieces(lead_) + Pieces(a_));
+}
+
+TEST_F(SharedLoadsTest, MissingOnesAreComputedOnce) {
+  Hold();
+  const GenerateRequest request = Request({lead_, a_, b_, suffix_});
+  RunningCall first(stub_.get(), request), second(stub_.get(), request);
+  Await(&ChunkPoolStats::joined, 3);
+  Release();
+  const Answer one = first.Wait(), two = second.Wait();
+  ASSERT_TRUE(one.status.ok() && two.status.ok());
+  EXPECT_EQ(one.ids, two.ids);
+  EXPECT_EQ(pool_->stats().joined, 3u);
+  EXPECT_EQ(pool_->stats().misses, 3u);
+  WaitForStores();
+  EXPECT_EQ(entries(), static_cast<uint64_t>(Pieces(lead_) + Pieces(a_) + Pieces(b_)));
+}
+
+// While one request waits for the cache, another one is prefilled and answered.
+TEST_F(SharedLoadsTest, AWaitForTheCacheHoldsUpNobodyElse) {
+  const GenerateRequest cached = Request({lead_, a_, suffix_});
+  const std::vector<uint32_t> want = Alone(cached);
+  Hold();
+  const uint64_t misses = pool_->stats().misses;
+  RunningCall waiting(stub_.get(), cached);
+  Await(&ChunkPoolStats::misses, misses + 2);
+  GenerateRequest plain = Request({c_});
+  plain.mutable_blend()->set_mode(worker::v1::OFF);
+  EXPECT_TRUE(Generate(plain).status.ok());
+  Release();
+  EXPECT_EQ(waiting.Wait().ids, want);
+}
+
+}  // namespace
+}  // namespace tessera
