@@ -15,6 +15,11 @@ constexpr int64_t kTellingBytes = 256 << 10;
 constexpr double kMostKind = 4, kMostFetch = 1e5, kMostLookup = 1e4;
 // How far a measurement moves an average.
 constexpr double kLearnedShare = 0.2;
+// So many measurements of other things later, an average moves so far each time.
+constexpr int kTrustedFor = 20;
+constexpr double kFadedShare = 0.01;
+// A part of a prefill that is smaller says nothing of its kind.
+constexpr double kTellingShare = 0.1;
 // What is in use follows the average in steps of this factor.
 const double kStepLog = std::log(1.1);
 
@@ -31,6 +36,17 @@ void LearnedFactor::Learn(double value, double weight) {
   if (!MakesSense(value)) return;
   const double goal = std::clamp(std::log(value / start_), -most_log_, most_log_);
   average_ += kLearnedShare * weight * (goal - average_);
+  unmeasured_ = 0;
+  UseAverage();
+}
+
+void LearnedFactor::Fade(double goal) {
+  if (++unmeasured_ <= kTrustedFor) return;
+  average_ += kFadedShare * (goal - average_);
+  UseAverage();
+}
+
+void LearnedFactor::UseAverage() {
   if (std::abs(average_ - in_use_) > kStepLog) in_use_ = average_;
 }
 
@@ -177,10 +193,20 @@ void CostModel::Observe(const CostDecision& decision, double compute_seconds) {
   // Each part has its share of the error.
   const double share = decision.prefill_compute / predicted;
   LearnedFactor& prefill = kinds_[static_cast<size_t>(PrefillKind::kFull)];
-  prefill.Learn(error * prefill.value(), share);
-  if (!decision.blend) return;
+  if (share >= kTellingShare) prefill.Learn(error * prefill.value(), share);
   LearnedFactor& blend = kinds_[static_cast<size_t>(decision.kind)];
-  blend.Learn(error * blend.value(), 1 - share);
+  if (1 - share >= kTellingShare) blend.Learn(error * blend.value(), 1 - share);
+  FadeOthers(decision.kind, share >= kTellingShare);
+}
+
+void CostModel::FadeOthers(PrefillKind kind, bool prefill_measured) {
+  const double goal = kinds_[static_cast<size_t>(kind)].log_average();
+  for (size_t i = 0; i < kPrefillKinds; ++i) {
+    const auto other = static_cast<PrefillKind>(i);
+    if (other == kind || (other == PrefillKind::kFull && prefill_measured)) continue;
+    kinds_[i].Fade(goal);
+  }
+  bytes_per_second_.Fade(0);
 }
 
 void CostModel::ObserveFetch(int64_t bytes, double seconds, bool link_bound) {

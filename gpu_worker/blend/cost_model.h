@@ -26,12 +26,19 @@ class LearnedFactor {
   // A measurement of it, which may be any number: one that makes no sense is left out. weight: of a
   // full measurement's, which takes the average a fifth of the way to `value`.
   void Learn(double value, double weight = 1);
+  // Something else was measured. What was not measured for long is trusted less and less: it moves
+  // towards start x exp(goal), so that a way that was slow once is tried again some day.
+  void Fade(double goal);
+  double log_average() const { return average_; }
 
  private:
+  void UseAverage();
+
   double start_;
   double most_log_;
   double average_ = 0;
   double in_use_ = 0;
+  int unmeasured_ = 0;  // calls of Fade since Learn
 };
 
 // What is to be done, and what it should take.
@@ -60,8 +67,8 @@ struct CostDecision {
 //   static  as hkvd without check layers
 // compute is passes x pass + rows x row + pairs x pair (+ the rest of CostCoefficients), times a
 // factor that was learned: of ordinary prefill for full prefills and missing chunks, of the kind of
-// blend for the rest; each 1/4..4. A way that was not taken for long may be worth another try: when
-// the machine gets slower, the way that is taken looks worse than the other for a few requests.
+// blend for the rest; each 1/4..4. When the machine gets slower, the way that is taken looks worse
+// than the other for a few requests.
 class CostModel {
  public:
   // How much more the missing chunks' own prefill may cost, since it is stored and pays later.
@@ -110,6 +117,7 @@ class CostModel {
     double lookup;
   };
   Factors InUse() const;
+  void FadeOthers(PrefillKind kind, bool prefill_measured) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   double LoadSeconds(const Factors& factors, int64_t bytes) const;
   CostDecision Full(const Factors& factors, const PromptShape& shape) const;
   // grace: how much longer than a full prefill it may take.

@@ -263,7 +263,8 @@ TEST(CostModelTest, LearnsFromErrors) {
   }
   EXPECT_NEAR(model.FullSeconds(shape) / before.full_seconds, 2, 0.2);
   EXPECT_NEAR(model.Choose(shape).blend_compute / before.blend_compute, 1.5, 0.15);
-  EXPECT_EQ(model.FactorOf(PrefillKind::kDeviation), 1);
+  EXPECT_GT(model.FactorOf(PrefillKind::kDeviation), 1) << "nobody knows, so it follows the others";
+  EXPECT_LT(model.FactorOf(PrefillKind::kDeviation), 2);
 }
 
 TEST(CostModelTest, AColdBlendTeachesBoth) {
@@ -293,8 +294,44 @@ TEST(CostModelTest, DecisionsFollowTheMachine) {
       model.Observe(decision, Really(model, decision, prefill, blend));
       wrong += decision.blend != best;
     }
-    EXPECT_LT(wrong, 20) << prefill << " " << blend;
+    EXPECT_LT(wrong, 30) << prefill << " " << blend;
   }
+}
+
+// A burst of other work made the blends of a few requests slow: they come back.
+TEST(CostModelTest, WhatWasSlowOnceIsTriedAgain) {
+  CostModel model(Laptop());
+  PromptShape shape = Warm(8, 245);
+  shape.ratio = 0.5;
+  for (int i = 0; i < 20; ++i) {
+    const CostDecision decision = model.Choose(shape);
+    if (decision.blend) model.Observe(decision, Really(model, decision, 1, 4));
+  }
+  ASSERT_FALSE(model.Choose(shape).blend);
+  int full = 0;
+  for (int i = 0; i < 300; ++i) {
+    const CostDecision decision = model.Choose(shape);
+    model.Observe(decision, Really(model, decision, 1, 1));
+    full += !decision.blend;
+  }
+  EXPECT_TRUE(model.Choose(shape).blend);
+  EXPECT_GE(full, 20) << "not at once";
+  EXPECT_LT(full, 200);
+}
+
+TEST(CostModelTest, ALinkThatWasSlowOnceIsTriedAgain) {
+  CostModel model(Laptop());
+  SetLink(1e5, &model);
+  const PromptShape shape = Warm(8, 245);
+  ASSERT_EQ(model.Choose(shape).taken.back(), 0);
+  int unused = 0;
+  while (model.Choose(shape).taken.back() == 0 && unused < 2000) {
+    const CostDecision decision = model.Choose(shape);
+    model.Observe(decision, Really(model, decision, 1, 1));
+    ++unused;
+  }
+  EXPECT_GE(unused, 20);
+  EXPECT_LT(unused, 500);
 }
 
 TEST(CostModelTest, NoiseChangesNothing) {
