@@ -7,6 +7,8 @@ llama.cpp (PyPI's llama-cpp-python, built here from source on the first run: som
 deploy/models/fetch.sh downloaded, in Q4_1: 4-bit weights. The worker reads what the importer made of it, in bf16, and
 multiplies in bf16 where the processor can and in f32 otherwise. So neither is the other's best case: decode reads all
 weights for every token, and Q4_1 has a third of the bytes; prefill is arithmetic, to which 4-bit weights add work.
+llama.cpp's threads wait for each other by spinning: on a machine that runs anything else it loses far more than its
+share, and the ratios mean nothing. The output says when that was so.
 
 Prefill is the time from ids to the first token (the worker's own clock; llama.cpp's eval call). Decode is greedy in the
 worker; llama.cpp is given ids, which spares it sampling. Medians; ratios above 1 say that the worker is faster. The last
@@ -30,6 +32,7 @@ eval_venv.enter("llama_venv", HERE / "llama_requirements.txt")
 
 import llama_cpp  # noqa: E402
 from cluster import DEFAULT_MODEL, Cluster  # noqa: E402
+from machine_load import MachineLoad, warn  # noqa: E402
 from serving_bench import processor  # noqa: E402
 from worker import Worker, messages  # noqa: E402
 
@@ -145,8 +148,10 @@ def run(arguments):
         worker = Worker(cluster.worker("", threads=threads, max_len=longest).address)
         model = worker.model()
         sides = [Ours(worker), Theirs(gguf, longest, threads)]
-        load = os.getloadavg()[0]
+        machine = MachineLoad([p.child.pid for p in cluster.processes])
         found = measure(sides, arguments, model.vocab_size)
+        quiet = machine.report()
+        warn(quiet, say)
         ours, theirs = found[Ours.name], found[Theirs.name]
         prefill = {}
         for n in arguments.tokens:
@@ -173,7 +178,7 @@ def run(arguments):
             "prefill": prefill,
             "decode": decode,
             "rounds": arguments.rounds,
-            "load_average_before": load,
+            **quiet,
             **processor(),
         }
     finally:

@@ -25,7 +25,6 @@ import argparse
 import http.client
 import json
 import math
-import os
 import pathlib
 import random
 import statistics
@@ -35,6 +34,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 from cluster import DEFAULT_MODEL, Cluster  # noqa: E402  (needs the path above)
+from machine_load import MachineLoad, warn  # noqa: E402
 from serving_bench import processor  # noqa: E402
 from serving_client import ServerError, make_document, words_per_token  # noqa: E402
 
@@ -233,12 +233,17 @@ def ingest(client, traffic):
 def lone(client, traffic):
     """{mode: [Answer]} of requests that have the machine to themselves."""
     answers = {mode: [] for mode in MODES}
-    for _, body in traffic.draw("lone", LONE):
+    for number, (_, body) in enumerate(traffic.draw("lone", LONE + 1)):
+        if number == 0:  # leaves in the cache what the template puts in front
+            client.stream(PATH, {**body, "tessera": {"mode": "blend"}})
+            continue
         for mode, wish in MODES.items():
             answers[mode].append(client.stream(PATH, {**body, "tessera": wish}))
-    for answer in answers["blend"][1:]:  # the first one computes what the template puts in front
-        if set(answer.sources()[:-1]) != {"cache"}:
-            raise ServerError(f"passages are not in the cache: {answer.tessera}")
+    body = traffic.draw("check", 1)[0][1]
+    check = client.stream(PATH, {**body, "tessera": {"mode": "blend"}})
+    if set(check.sources()[1:-1]) != {"cache"}:
+        raise ServerError(f"passages are not in the cache: {check.tessera}")
+    say(f"blend chose {sorted({a.tessera['policy'] for a in answers['blend']})}")
     return answers
 
 
@@ -261,12 +266,13 @@ def overload(client, traffic, rate, seconds):
 
 
 def run(arguments):
-    begin, load = time.perf_counter(), os.getloadavg()
+    begin = time.perf_counter()
     cluster = Cluster(arguments.model)
     try:
         cache = cluster.cache(ram_bytes=arguments.ram_bytes)
         worker = cluster.worker(cache.address, threads=arguments.threads, queue=arguments.queue)
         client = cluster.client(cluster.gateway(worker, separator=SEPARATOR, cache=cache.address))
+        machine = MachineLoad([p.child.pid for p in cluster.processes])
         words = int(arguments.tokens * words_per_token(client, arguments.model))
         traffic = Traffic(arguments, arguments.model, words)
         ingested = ingest(client, traffic)
@@ -279,7 +285,9 @@ def run(arguments):
         )
         trials = Trials(client, traffic, arguments, bound)
         best = {mode: trials.highest(mode, 0.7 / whole[mode]) for mode in MODES}
-        report = overload(client, traffic, 2 * best["blend"]["rate"], arguments.overload)
+        overloaded = overload(client, traffic, 2 * best["blend"]["rate"], arguments.overload)
+        quiet = machine.report()
+        warn(quiet, say)
         return {
             "bench": "load",
             "date": time.strftime("%Y-%m-%d"),
@@ -291,9 +299,9 @@ def run(arguments):
             **{f"alone_ttft_{m}_s": round(ttft[m], 3) for m in MODES},
             **{f"highest_{m}_per_s": best[m]["rate"] for m in MODES},
             "ratio": round(best["blend"]["rate"] / best["full"]["rate"], 2),
-            "overload": report,
+            "overload": overloaded,
             "trials": trials.rows,
-            "load_average_before": load[0],
+            **quiet,
             "seconds": round(time.perf_counter() - begin),
             **processor(),
         }
