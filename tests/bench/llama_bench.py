@@ -8,7 +8,8 @@ deploy/models/fetch.sh downloaded, in Q4_1: 4-bit weights. The worker reads what
 multiplies in bf16 where the processor can and in f32 otherwise. So neither is the other's best case: decode reads all
 weights for every token, and Q4_1 has a third of the bytes; prefill is arithmetic, to which 4-bit weights add work.
 llama.cpp's threads wait for each other by spinning: on a machine that runs anything else it loses far more than its
-share, and the ratios mean nothing. The output says when that was so.
+share, and the ratios mean nothing. The output says when that was so. With --threads 1 the ratios by processor time hold
+on a busy machine too, more or less: nobody spins.
 
 Prefill is the time from ids to the first token (the worker's own clock; llama.cpp's eval call). Decode is greedy in the
 worker; llama.cpp is given ids, which spares it sampling. Medians; ratios above 1 say that the worker is faster. The last
@@ -32,7 +33,7 @@ eval_venv.enter("llama_venv", HERE / "llama_requirements.txt")
 
 import llama_cpp  # noqa: E402
 from cluster import DEFAULT_MODEL, Cluster  # noqa: E402
-from machine_load import MachineLoad, warn  # noqa: E402
+from machine_load import MachineLoad, ticks_of, warn  # noqa: E402
 from serving_bench import processor  # noqa: E402
 from worker import Worker, messages  # noqa: E402
 
@@ -49,38 +50,55 @@ def made_up(seed, count, vocab):
     return [draw.randrange(1000, vocab - 2000) for _ in range(count)]
 
 
+class Clock:
+    """Seconds on the wall, and of processor time of the process that computes, since it was made."""
+
+    def __init__(self, processor_seconds):
+        self.processor_seconds = processor_seconds
+        self.start = time.perf_counter(), processor_seconds()
+
+    def read(self, share=1):
+        wall, own = self.start
+        return (time.perf_counter() - wall) / share, (self.processor_seconds() - own) / share
+
+
 class Ours:
     name = "tessera"
 
-    def __init__(self, worker):
-        self.worker = worker
+    def __init__(self, process):
+        self.worker, self.pid = Worker(process.address), process.child.pid
         self.blend = messages.BlendOptions(mode=messages.OFF)
 
+    def processor_seconds(self):
+        return ticks_of(self.pid) / os.sysconf("SC_CLK_TCK")
+
     def generate(self, ids, tokens):
+        """-> microseconds of the prefill, Clock from the first token on."""
         request = messages.GenerateRequest(
             segments=[messages.Segment(token_ids=ids)],
             blend=self.blend,
             max_tokens=tokens,
             ignore_eos=True,
         )
-        times, started = [], None
+        started = clock = None
         for event in self.worker.stub.Generate(request, timeout=600):
             if event.HasField("started"):
                 started = event.started
-            if event.HasField("token"):
-                times.append(time.perf_counter())
-        return started, times
+            if event.HasField("token") and clock is None:
+                clock = Clock(self.processor_seconds)
+        return started.prefill_us, clock
 
     def prefill(self, ids):
-        return self.generate(ids, 1)[0].prefill_us / 1e6
+        clock = Clock(self.processor_seconds)
+        microseconds = self.generate(ids, 1)[0]
+        return microseconds / 1e6, clock.read()[1]
 
     def decode(self, ids, tokens):
-        times = self.generate(ids, tokens + 1)[1]
-        return (times[-1] - times[0]) / tokens
+        return self.generate(ids, tokens + 1)[1].read(tokens)
 
 
 class Theirs:
-    name = "llama.cpp"
+    name = "llama"
 
     def __init__(self, path, longest, threads):
         self.llama = llama_cpp.Llama(
@@ -93,46 +111,48 @@ class Theirs:
 
     def prefill(self, ids):
         self.llama.reset()
-        start = time.perf_counter()
+        clock = Clock(time.process_time)
         self.llama.eval(ids)
-        return time.perf_counter() - start
+        return clock.read()
 
     def decode(self, ids, tokens):
         self.prefill(ids)
-        start = time.perf_counter()
+        clock = Clock(time.process_time)
         for i in range(tokens):
             self.llama.eval([ids[i % len(ids)]])
-        return (time.perf_counter() - start) / tokens
+        return clock.read(tokens)
 
 
 def measure(sides, arguments, vocab):
-    """{side: {"prefill": {tokens: [seconds]}, "decode": [seconds a token]}}"""
-    found = {s.name: {"prefill": {n: [] for n in arguments.tokens}, "decode": []} for s in sides}
+    """{(what, tokens): {side: [(seconds, processor seconds)]}}, all in turns; decode's are of one token."""
+    work = [("prefill", n, lambda side, ids: side.prefill(ids)) for n in arguments.tokens]
+    work.append(("decode", BEHIND, lambda side, ids: side.decode(ids, arguments.decode)))
+    found = {(what, n): {side.name: [] for side in sides} for what, n, _ in work}
     for round_number in range(-1, arguments.rounds):
-        for n in arguments.tokens:
-            ids = made_up(f"{round_number}/{n}", n, vocab)
+        said = []
+        for what, n, run_ in work:
+            ids = made_up(f"{round_number}/{what}/{n}", n, vocab)
             for side in sides:
-                found[side.name]["prefill"][n].append(side.prefill(ids))
-        ids = made_up(f"{round_number}/decode", BEHIND, vocab)
-        for side in sides:
-            found[side.name]["decode"].append(side.decode(ids, arguments.decode))
-        if round_number < 0:  # weights come from disk, memory is taken
-            for figures in found.values():
-                figures["decode"].clear()
-                for seconds in figures["prefill"].values():
-                    seconds.clear()
-            continue
-        say(
-            f"round {round_number + 1} of {arguments.rounds}: "
-            + ", ".join(
-                f"{name} {n / figures['prefill'][n][-1]:.0f} tokens/s at {n}"
-                for name, figures in found.items()
-                for n in arguments.tokens
-            )
-            + ", decode "
-            + ", ".join(f"{name} {1 / f['decode'][-1]:.1f}" for name, f in found.items())
-        )
+                seconds = run_(side, ids)
+                said.append(f"{side.name} {what} {(n if what == 'prefill' else 1) / seconds[0]:.1f}")
+                if round_number >= 0:  # before, weights come from disk and memory is taken
+                    found[what, n][side.name].append(seconds)
+        say(f"round {round_number + 1} of {arguments.rounds}: {', '.join(said)} tokens/s")
     return found
+
+
+def rates(by_side, tokens):
+    """Tokens a second of both, the ratio ours over theirs, and the same by processor time."""
+    figures = {}
+    for i, suffix in enumerate(("", "_by_processor_time")):
+        each = {
+            name: tokens / max(statistics.median(s[i] for s in seconds), 1e-9)
+            for name, seconds in by_side.items()
+        }
+        for name, rate in each.items():
+            figures[f"{name}_tokens_per_s{suffix}"] = round(rate, 1)
+        figures[f"ratio{suffix}"] = round(each[Ours.name] / each[Theirs.name], 2)
+    return figures
 
 
 def run(arguments):
@@ -145,28 +165,13 @@ def run(arguments):
             )
         threads = arguments.threads or os.cpu_count()
         longest = max(*arguments.tokens, BEHIND + arguments.decode) + 64
-        worker = Worker(cluster.worker("", threads=threads, max_len=longest).address)
-        model = worker.model()
-        sides = [Ours(worker), Theirs(gguf, longest, threads)]
-        machine = MachineLoad([p.child.pid for p in cluster.processes])
+        process = cluster.worker("", threads=threads, max_len=longest)
+        sides = [Ours(process), Theirs(gguf, longest, threads)]
+        model = sides[0].worker.model()
+        machine = MachineLoad([process.child.pid])
         found = measure(sides, arguments, model.vocab_size)
         quiet = machine.report()
         warn(quiet, say)
-        ours, theirs = found[Ours.name], found[Theirs.name]
-        prefill = {}
-        for n in arguments.tokens:
-            rates = [n / statistics.median(side["prefill"][n]) for side in (ours, theirs)]
-            prefill[n] = {
-                "tessera_tokens_per_s": round(rates[0], 1),
-                "llama_tokens_per_s": round(rates[1], 1),
-                "ratio": round(rates[0] / rates[1], 2),
-            }
-        rates = [1 / statistics.median(side["decode"]) for side in (ours, theirs)]
-        decode = {
-            "tessera_tokens_per_s": round(rates[0], 1),
-            "llama_tokens_per_s": round(rates[1], 1),
-            "ratio": round(rates[0] / rates[1], 2),
-        }
         return {
             "bench": "llama",
             "date": time.strftime("%Y-%m-%d"),
@@ -175,8 +180,8 @@ def run(arguments):
             "device": model.device,
             "llama_weights": "Q4_1",
             "llama_cpp_python": llama_cpp.__version__,
-            "prefill": prefill,
-            "decode": decode,
+            "prefill": {n: rates(found["prefill", n], n) for n in arguments.tokens},
+            "decode": rates(found["decode", BEHIND], 1),
             "rounds": arguments.rounds,
             **quiet,
             **processor(),
@@ -196,15 +201,12 @@ def main():
     p.add_argument("--threads", type=int, default=0)
     result = run(p.parse_args())
     say(f"llama.cpp's weights are Q4_1, the worker's bf16 ({result['device']})")
-    for n, figures in result["prefill"].items():
+    shown = {f"prefill of {n} tokens": f for n, f in result["prefill"].items()}
+    for what, f in {**shown, "decode": result["decode"]}.items():
         say(
-            f"prefill of {n} tokens: {figures['tessera_tokens_per_s']} against {figures['llama_tokens_per_s']} tokens/s: "
-            f"{figures['ratio']}x"
+            f"{what}: {f['tessera_tokens_per_s']} against {f['llama_tokens_per_s']} tokens/s, {f['ratio']}x; "
+            f"by processor time {f['ratio_by_processor_time']}x"
         )
-    figures = result["decode"]
-    say(
-        f"decode: {figures['tessera_tokens_per_s']} against {figures['llama_tokens_per_s']} tokens/s: {figures['ratio']}x"
-    )
     print(json.dumps(result))
 
 
