@@ -132,9 +132,9 @@ absl::Status Calibrate(const CalibrateOptions& options, const Decoder& decoder,
                        const CancelFlag& cancelled) {
   ASSIGN_OR_RETURN(const Budget budget, Budget::Parse(options.budget));
   ASSIGN_OR_RETURN(std::vector<Candidate> candidates, CandidatesOf(options, base.sink));
-  ASSIGN_OR_RETURN(
-      const std::vector<TokenCase> cases,
-      ReadTokenCases(options.cases, decoder.config(), decoder.max_len() - Calibrator::kForced));
+  ASSIGN_OR_RETURN(const std::vector<TokenCase> cases,
+                   ReadTokenCases(options.cases, decoder.config(), options.model_folder,
+                                  decoder.max_len() - Calibrator::kForced));
   Progress progress(cases.size() * (1 + candidates.size()));
   Calibrator calibrator(&decoder, fingerprint, base, std::move(candidates));
   for (const TokenCase& prompt : cases) {

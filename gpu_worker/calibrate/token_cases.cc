@@ -21,12 +21,12 @@ constexpr char kForm[] =
     "{\"segments\": [[ids of the lead], [ids of a passage], ..., [ids of the "
     "question]]}";
 
-absl::Status HoldsTexts(const std::string& path) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path,
-                   " holds texts, and the worker has no tokenizer. Make token ids of them first: "
-                   "python3 tests/eval/tokenize_cases.py ",
-                   path, " --folder MODEL_FOLDER > cases.jsonl; then --calibrate=cases.jsonl"));
+absl::Status HoldsTexts(const std::string& path, const std::string& model_folder) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      path,
+      " holds texts, and the worker has no tokenizer. Make token ids of them first: "
+      "python3 tests/eval/tokenize_cases.py ",
+      path, " --folder ", model_folder, " > cases.jsonl; then --calibrate=cases.jsonl"));
 }
 
 // A list over several lines, or objects that have passages: a data set of texts.
@@ -78,6 +78,7 @@ absl::StatusOr<TokenCase> ParseCase(const std::string& line, int64_t vocab, int6
 
 absl::StatusOr<std::vector<TokenCase>> ReadTokenCases(const std::string& path,
                                                       const ModelConfig& model,
+                                                      const std::string& model_folder,
                                                       int64_t most_tokens) {
   std::ifstream file(path);
   if (!file) {
@@ -88,7 +89,7 @@ absl::StatusOr<std::vector<TokenCase>> ReadTokenCases(const std::string& path,
   std::string line;
   for (int64_t number = 1; std::getline(file, line); ++number) {
     if (absl::StripAsciiWhitespace(line).empty()) continue;
-    if (cases.empty() && LooksLikeTexts(line)) return HoldsTexts(path);
+    if (cases.empty() && LooksLikeTexts(line)) return HoldsTexts(path, model_folder);
     absl::StatusOr<TokenCase> parsed = line.size() > kMostLine
                                            ? absl::InvalidArgumentError("longer than 16 MiB")
                                            : ParseCase(line, model.vocab, most_tokens);

@@ -16,9 +16,10 @@ using TokenCase = std::vector<std::vector<uint32_t>>;
 
 // The cases of a file of JSON lines, each {"segments": [[ids], ...]}. INVALID_ARGUMENT names the
 // line and says what to change: an id that `model` does not have, a prompt longer than most_tokens,
-// a file of texts (with the command that makes ids of them).
+// a file of texts (with the command that makes ids of them, for the model in model_folder).
 absl::StatusOr<std::vector<TokenCase>> ReadTokenCases(const std::string& path,
                                                       const ModelConfig& model,
+                                                      const std::string& model_folder,
                                                       int64_t most_tokens);
 
 }  // namespace tessera

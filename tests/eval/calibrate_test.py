@@ -90,7 +90,7 @@ class CalibrateTest(unittest.TestCase):
     def test_says_what_it_cannot_do(self):
         done = self.worker(f"--calibrate={self.texts}", "--budget=KL=0.2")
         self.assertEqual(done.returncode, 1)
-        self.assertIn(f"python3 tests/eval/tokenize_cases.py {self.texts}", done.stderr)
+        self.assertIn(f"python3 tests/eval/tokenize_cases.py {self.texts} --folder {self.folder} >", done.stderr)
         done = self.worker(
             f"--calibrate={self.tokenized()}", "--budget=KL=1e-9", "--calibrate_policies=none"
         )

@@ -10,7 +10,7 @@ import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "integration"))
-from cluster import main, model_folder  # noqa: E402  (needs the path above)
+from cluster import Cluster, main, model_folder  # noqa: E402  (needs the path above)
 from made_up_cases import write_cases  # noqa: E402
 
 def evaluate(*arguments):
@@ -52,6 +52,24 @@ class EvaluateTest(unittest.TestCase):
         self.assertTrue(full["on_frontier"])
         self.assertIn("query_v", done.stdout)
         self.assertTrue(picture.startswith(b"\x89PNG"))
+
+    def test_evaluates_a_running_worker(self):
+        cluster = Cluster()
+        self.addCleanup(cluster.close)
+        worker = cluster.worker(cluster.cache().address)
+        with tempfile.TemporaryDirectory() as folder:
+            data = pathlib.Path(folder) / "cases.json"
+            write_cases(data, 1, 3)
+            given = (str(data), "--policies=none", "--new=4", f"--out={folder}")
+            done = evaluate(*given, f"--worker={worker.address}", f"--folder={cluster.folder}")
+            self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+            report = json.loads((pathlib.Path(folder) / "evaluation.json").read_text())
+            self.assertEqual([r["sink"] for r in report["rows"]], ["-"])
+            self.assertGreater(report["rows"][0]["kl16_mean"], 0)
+            worker.stop()
+            done = evaluate(*given, f"--worker={worker.address}", f"--folder={cluster.folder}")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"no worker at {worker.address}", done.stderr)
 
     def test_says_what_is_wrong_with_a_data_set(self):
         model_folder()

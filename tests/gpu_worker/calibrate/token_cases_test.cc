@@ -16,7 +16,7 @@ class TokenCasesTest : public ::testing::Test {
     std::ofstream(path_) << text;
     ModelConfig model;
     model.vocab = 100;
-    return ReadTokenCases(path_, model, /*most_tokens=*/8);
+    return ReadTokenCases(path_, model, "/my/model", /*most_tokens=*/8);
   }
   void ExpectRefused(const std::string& text, const std::string& words) {
     const absl::Status status = Read(text).status();
@@ -39,7 +39,8 @@ TEST_F(TokenCasesTest, ReadsLines) {
 TEST_F(TokenCasesTest, TextsAreAnsweredWithTheCommandThatMakesIds) {
   for (const char* texts : {R"([{"ctxs": [], "question": "?"}])", "[\n  {\n", "  [",
                             R"({"ctxs": [{"text": "a"}], "question": "b", "answers": []})"}) {
-    ExpectRefused(texts, "python3 tests/eval/tokenize_cases.py " + path_);
+    ExpectRefused(texts, "python3 tests/eval/tokenize_cases.py " + path_ +
+                             " --folder /my/model > cases.jsonl");
   }
 }
 
@@ -59,7 +60,7 @@ TEST_F(TokenCasesTest, RefusesWhatIsNoCase) {
 }
 
 TEST_F(TokenCasesTest, AFileThatIsNotThereIsNamed) {
-  const auto cases = ReadTokenCases(path_ + ".none", ModelConfig(), 8);
+  const auto cases = ReadTokenCases(path_ + ".none", ModelConfig(), "/my/model", 8);
   EXPECT_EQ(cases.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(absl::StrContains(cases.status().message(), ".none (No such file")) << cases.status();
 }
