@@ -72,6 +72,7 @@ void ChunkLoad::AddTargets(std::vector<FetchTarget>* targets, ChunkFetch* fetch)
 }
 
 LoadState ChunkLoad::Poll(int64_t layer) {
+  CHECK_LT(layer, chunk_->layers());
   if (next_piece_ < 0 && !HasArrived(layer)) return LoadState::kWait;
   if (next_piece_ < 0 || is_whole()) return LoadState::kReady;
   return claimed_ ? LoadState::kWait : LoadState::kPrefill;

@@ -1,6 +1,15 @@
 #include "gpu_worker/blend/resident_chunks.h"
 
+#include "glog/logging.h"
+
 namespace tessera {
+
+// Under the locks: the last watch may have ended on another thread just now.
+ResidentChunks::~ResidentChunks() {
+  absl::MutexLock calling(&calling_);
+  absl::MutexLock lock(&mutex_);
+  CHECK(watches_.empty()) << "a watch outlives what it watches";
+}
 
 void ResidentChunks::Add(uint64_t chunk_hash) {
   {

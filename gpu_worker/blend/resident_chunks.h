@@ -33,6 +33,11 @@ class ResidentChunks {
 
   class Watch;
 
+  ResidentChunks() = default;
+  ~ResidentChunks();
+  ResidentChunks(const ResidentChunks&) = delete;
+  ResidentChunks& operator=(const ResidentChunks&) = delete;
+
   // Two chunks may have one hash, behind another sink: it is there as long as one of them is.
   void Add(uint64_t chunk_hash);
   void Remove(uint64_t chunk_hash);

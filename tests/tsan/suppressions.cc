@@ -10,6 +10,7 @@ extern "C" const char* __tsan_default_suppressions() {
          "called_from_lib:librocksdb.so\n"
          "called_from_lib:libabsl_status.so\n"
          "called_from_lib:libabsl_cord.so\n"
+         "called_from_lib:libabsl_graphcycles_internal.so\n"
          "called_from_lib:libabsl_random_internal_pool_urbg.so\n"
          // A status's message: its references are counted in there.
          "race:libabsl_status.so\n";
