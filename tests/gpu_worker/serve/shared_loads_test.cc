@@ -191,5 +191,48 @@ TEST_F(SharedLoadsTest, AWaitForTheCacheHoldsUpNobodyElse) {
   EXPECT_EQ(waiting.Wait().ids, want);
 }
 
+// Clients that come and leave, a pool that is too small for their chunks, and a cache that dies on
+// the way: whoever stays gets what it would get alone.
+TEST_F(SharedLoadsTest, WhateverHappensTheAnswersAreTheSame) {
+  std::vector<GenerateRequest> requests;
+  for (const auto& chunks : {std::vector{a_, b_}, {b_, a_}, {c_, b_}, {a_, c_, b_}, {c_}, {b_}}) {
+    std::vector<std::vector<uint32_t>> segments = {lead_};
+    segments.insert(segments.end(), chunks.begin(), chunks.end());
+    segments.push_back(suffix_);
+    requests.push_back(Request(segments));
+  }
+  std::vector<std::vector<uint32_t>> want;
+  for (const GenerateRequest& request : requests) want.push_back(Alone(request));
+  StopWorker();
+  pool_ = std::make_unique<ChunkPool>(25'000);
+  worker_ = std::make_unique<TinyWorker>(cache_.get(), TinyWorker::SmallPieces(), pool_.get());
+  StartWorker(/*queue=*/8);
+  constexpr int kClients = 4, kRounds = 30;
+  std::atomic<int> answered = 0;
+  std::vector<std::thread> clients;
+  for (int client = 0; client < kClients; ++client) {
+    clients.emplace_back([&, client] {
+      for (int round = 0; round < kRounds; ++round) {
+        const size_t kind = (client * 7 + round * 5) % requests.size();
+        RunningCall call(stub_.get(), requests[kind]);
+        const bool leaves = (client + round) % 3 == 0;
+        if (leaves) call.Cancel();
+        const Answer& answer = call.Wait();
+        if (leaves && !answer.status.ok()) continue;
+        EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+        EXPECT_EQ(answer.ids, want[kind]);
+        ++answered;
+      }
+    });
+  }
+  while (answered < kClients * kRounds / 4) absl::SleepFor(absl::Milliseconds(1));
+  server_->Stop(absl::ZeroDuration());
+  for (std::thread& client : clients) client.join();
+  const ChunkPoolStats stats = pool_->stats();
+  EXPECT_GT(stats.hits, 0u);
+  EXPECT_GT(stats.evictions, 0u);
+  EXPECT_LE(stats.resident_bytes, stats.limit_bytes);
+}
+
 }  // namespace
 }  // namespace tessera
