@@ -59,7 +59,8 @@ Blender::Blender(const Decoder* decoder, CacheClient* client, const ChunkKey& fi
       own_pool_(pool == nullptr ? std::make_unique<ChunkPool>(0) : nullptr),
       pool_(pool == nullptr ? *own_pool_ : *pool),
       bos_(BosOf(config.sink, decoder->config())),
-      chunk_prefill_(decoder) {
+      chunk_prefill_(decoder),
+      questions_(client, [this] { pool_.Progress(); }) {
   CHECK_GE(config.check_layer, 0);
   CHECK_LT(config.check_layer, decoder->config().layers);
   CHECK_GT(config.tokens_per_piece, 0);

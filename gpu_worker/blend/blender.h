@@ -16,6 +16,7 @@
 #include "base/steps.h"
 #include "cache_server/chunk/layout.h"
 #include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/cache_questions.h"
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
 #include "gpu_worker/blend/chunk_run.h"
@@ -152,11 +153,11 @@ class Blender {
 
  private:
   // full: the request as a full prefill.
-  CostDecision Decide(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
-                      PromptShape* shape) const;
-  // Fills in what the cache has. No byte of KV moves.
-  void AskCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
-                PromptShape* shape) const;
+  Steps<CostDecision> Deciding(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                               PromptShape* shape);
+  // Fills in what the cache has; true when done. No byte of KV moves.
+  Steps<bool> AskingCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                          PromptShape* shape);
   Steps<absl::StatusOr<Prefilled>> PrefillingCheaper(const BlendRequest& request,
                                                      PromptMemory memory,
                                                      const CancelFlag& cancelled);
@@ -185,6 +186,7 @@ class Blender {
   ChunkPrefill chunk_prefill_;
   double seconds_per_token_ = 0.005;
   CostModel* costs_ = nullptr;
+  CacheQuestions questions_;  // last: its thread ends first
 };
 
 // The part of the model that KV depends on. weights_digest: hex SHA-256.

@@ -1,8 +1,11 @@
 // The blender's part that asks the cost model.
 #include <algorithm>
+#include <memory>
 #include <utility>
+#include <vector>
 
-#include "base/status_macros.h"
+#include "absl/time/clock.h"
+#include "base/steps.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/prompt_cost.h"
 
@@ -30,8 +33,8 @@ int64_t Found(const std::vector<bool>& missing, int64_t pieces, int64_t tokens_p
 
 }  // namespace
 
-void Blender::AskCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
-                       PromptShape* shape) const {
+Steps<bool> Blender::AskingCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
+                                 PromptShape* shape) {
   std::vector<ChunkKey> keys;
   std::vector<int64_t> pieces;
   const int64_t step = config_.tokens_per_piece;
@@ -43,7 +46,11 @@ void Blender::AskCache(const std::vector<WantedChunk>& wanted, const BlendReques
   }
   const std::vector<ChunkKey> prefix = PrefixKeys(full);
   keys.insert(keys.end(), prefix.begin(), prefix.end());
-  const std::vector<bool> missing = client_.FindMissing(keys, kLookupTimeout);
+  std::vector<bool> missing(keys.size(), true);
+  const absl::Time until = absl::Now() + kLookupTimeout;
+  const std::shared_ptr<MissingKeys> answer = questions_.Ask(std::move(keys), kLookupTimeout);
+  while (answer != nullptr && !answer->ready() && absl::Now() < until) co_await WaitStep(until);
+  if (answer != nullptr && answer->ready()) missing = answer->Take();
   size_t at = 0;
   for (size_t i = 0; i < pieces.size(); ++i) {
     ChunkShape& chunk = shape->chunks[i];
@@ -51,11 +58,12 @@ void Blender::AskCache(const std::vector<WantedChunk>& wanted, const BlendReques
   }
   const auto blocks = static_cast<int64_t>(prefix.size());
   shape->prefix = std::max(shape->prefix, Found(missing, blocks, step, shape->tokens(), &at));
+  co_return true;
 }
 
 // Where the choice is the same whatever the cache has, it is not asked.
-CostDecision Blender::Decide(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
-                             PromptShape* shape) const {
+Steps<CostDecision> Blender::Deciding(const std::vector<WantedChunk>& wanted,
+                                      const BlendRequest& full, PromptShape* shape) {
   for (size_t i = 0; i < wanted.size(); ++i) {
     ChunkShape& chunk = shape->chunks[i];
     if (pool_.Holds(wanted[i].key)) chunk.cached = chunk.resident = chunk.tokens;
@@ -63,14 +71,14 @@ CostDecision Blender::Decide(const std::vector<WantedChunk>& wanted, const Blend
   const PromptShape all = AllCached(*shape);
   const CostDecision cold = costs_->Choose(*shape), warm = costs_->Choose(all);
   if (cold.blend != warm.blend || !TakesAll(warm, all)) {
-    AskCache(wanted, full, shape);
+    co_await AskingCache(wanted, full, shape);
   } else if (cold.blend) {
-    return cold;
+    co_return cold;
   } else {
     // A fetch will tell what there is of the prefix; all of it is what may be worth one.
     shape->prefix = static_cast<int64_t>(PrefixKeys(full).size()) * config_.tokens_per_piece;
   }
-  return costs_->Choose(*shape);
+  co_return costs_->Choose(*shape);
 }
 
 Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& request,
@@ -82,7 +90,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& 
   PromptShape shape = ShapeOf(request, config_, decoder_.config());
   ChunkShape& lead = shape.chunks.front();
   lead.cached = lead.resident = shape.prefix = shape.resident_prefix = memory.resident_tokens;
-  const CostDecision decision = Decide(wanted, full, &shape);
+  const CostDecision decision = co_await Deciding(wanted, full, &shape);
   if (decision.blend) {
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (decision.taken[i] < shape.chunks[i].cached) wanted[i].most_fetched = decision.taken[i];

@@ -109,12 +109,4 @@ std::unique_ptr<FetchStream> MeteredCacheClient::Fetch(std::vector<FetchTarget> 
   return stream;
 }
 
-std::vector<bool> MeteredCacheClient::FindMissing(const std::vector<ChunkKey>& keys,
-                                                  absl::Duration timeout) {
-  const absl::Time start = absl::Now();
-  std::vector<bool> missing = real_.FindMissing(keys, timeout);
-  AddWait(absl::Now() - start);
-  return missing;
-}
-
 }  // namespace tessera

@@ -6,6 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/prompt_cost.h"
 #include "gtest/gtest.h"
@@ -28,11 +32,14 @@ class CountingClient final : public CacheClient {
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
                                 absl::Duration timeout) override {
     ++questions;
+    if (silent) go_on.WaitForNotification();
     return real_.FindMissing(keys, timeout);
   }
   ClientCounters counters() const override { return real_.counters(); }
 
   int questions = 0;
+  bool silent = false;  // until go_on
+  absl::Notification go_on;
 
  private:
   CacheClient& real_;
@@ -182,6 +189,53 @@ TEST_F(ChoiceTest, OverASlowLinkAPrefixIsComputed) {
   EXPECT_EQ(done.segments[0].cached_tokens, 0);
   EXPECT_TRUE(done.fresh.empty());
   EXPECT_EQ(done.logits, stored.logits);
+}
+
+TEST_F(ChoiceTest, NobodyWaitsForACacheThatDoesNotAnswer) {
+  Costs(Rows());
+  counting_->silent = true;
+  BlendRequest request = Open();
+  request.recompute_ratio = 0.5;
+  KvMemory kv(asking_->decoder->config(), request.Tokens());
+  auto steps = asking_->blender->Prefilling(request, {std::move(kv)}, asking_->never);
+  const absl::Time start = absl::Now();
+  EXPECT_EQ(steps.Step(), StepState::kWaiting) << "the thread may do other work";
+  EXPECT_LE(steps.waits_until(), start + absl::Seconds(10));
+  StepState state = StepState::kWaiting;
+  while (state == StepState::kWaiting && absl::Now() < steps.waits_until()) state = steps.Step();
+  EXPECT_GE(absl::Now(), start + absl::Milliseconds(100)) << "for a while it may still answer";
+  while (state != StepState::kDone) state = steps.Step();
+  const auto done = steps.TakeResult();
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_FALSE(done->blended);
+  counting_->go_on.Notify();
+}
+
+// Questions are refused past a bound, and each answer is for its own keys.
+TEST_F(ChoiceTest, QuestionsAreBounded) {
+  counting_->silent = true;
+  absl::Mutex mutex;
+  int answers = 0;
+  CacheQuestions questions(counting_.get(), [&] {
+    absl::MutexLock lock(&mutex);
+    ++answers;
+  });
+  std::vector<std::shared_ptr<MissingKeys>> asked;
+  while (auto answer = questions.Ask(std::vector<ChunkKey>(asked.size() + 1), absl::Seconds(9))) {
+    asked.push_back(answer);
+    EXPECT_FALSE(answer->ready());
+    ASSERT_LE(asked.size(), CacheQuestions::kMost + 1);
+  }
+  EXPECT_GE(asked.size(), CacheQuestions::kMost);
+  counting_->go_on.Notify();
+  auto all = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return answers == static_cast<int>(asked.size());
+  };
+  {
+    absl::MutexLock lock(&mutex);
+    mutex.Await(absl::Condition(&all));
+  }
+  for (size_t i = 0; i < asked.size(); ++i) EXPECT_EQ(asked[i]->Take().size(), i + 1);
 }
 
 TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
