@@ -1,6 +1,4 @@
 // tessera_worker: loads a model, checks itself, serves proto/worker.proto.
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -38,27 +36,6 @@
 
 namespace tessera {
 namespace {
-
-int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
-
-EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
-                                DriftSampler* drift) {
-  EngineOptions options;
-  options.drift = drift;
-  options.queue = config.queue();
-  options.scheduler.max_running = config.max_running();
-  options.priority_step = absl::Milliseconds(config.priority_step());
-  const int64_t bytes =
-      config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;
-  options.kv_tokens = bytes / KvMemory::BytesPerToken(model);
-  return options;
-}
-
-int64_t ChunkPoolBytes(const config::WorkerConfig& config) {
-  if (!config.chunk_pool()) return 0;
-  return config.chunk_pool_bytes() > 0 ? static_cast<int64_t>(config.chunk_pool_bytes())
-                                       : PhysicalBytes() / 8;
-}
 
 // A prompt of max_len tokens needs that much KV memory: better to know it now than in the middle of
 // a request.
@@ -164,7 +141,58 @@ absl::StatusOr<std::string> TakeCalibration(const ChunkKey& fingerprint, const O
   return absl::StrCat(calibration->budget, ",", calibration->date);
 }
 
-absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& loaded) {
+// Serves the model until the stop signal. calibration: which one its defaults are from; empty:
+// none.
+absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
+                   const ChunkKey& fingerprint, const std::string& calibration) {
+  ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
+  const std::unique_ptr<Metrics> metrics = Metrics::Make();
+  WorkerMetrics counts(metrics.get());
+  CostModel costs(MeasuredCosts(decoder));
+  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
+                   ConnectCache(CacheAddressFrom(config)));
+  MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
+  ChunkPool pool(ChunkPoolBytes(config));
+  Blender blender(&decoder, &client, fingerprint, blend, &pool);
+  blender.set_costs(&costs);
+  ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
+                     config.blend() && PassesSelfTest(decoder, blend, blender, counts),
+                     !config.cache().empty(), calibration};
+  // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
+  ChunkWriter writer(&client, blend.tokens_per_piece,
+                     decoder.max_len() * KvMemory::BytesPerToken(decoder.config()) / 2);
+  DriftSampler drift(config.drift_sample(), &decoder, DriftKl(metrics.get()));
+  Engine engine(&decoder, &blender, &writer, EngineOptionsFrom(config, decoder.config(), &drift));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
+                   StartWorkerServer(config.listen(), served,
+                                     {.decoder = &decoder,
+                                      .defaults = &blend,
+                                      .engine = &engine,
+                                      .metrics = &counts,
+                                      .drift = &drift,
+                                      .residents = &pool.residents()}));
+  AddSources(client, writer, pool, engine, counts);
+  counts.AddSource([&](MetricSamples* samples) {
+    AddCostSamples(costs, samples);
+    drift.AddSamples(samples);
+  });
+  // Before anything that they read ends; nobody scrapes before Serve.
+  const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
+  if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));
+  LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
+            << " model=" << served.name << " device=" << decoder.ops().name()
+            << " max_len=" << decoder.max_len() << " blend=" << served.blend_enabled
+            << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
+            << " chunk_pool_bytes=" << pool.stats().limit_bytes
+            << " calibration=" << (calibration.empty() ? "none" : calibration)
+            << " metrics=" << (config.metrics_listen().empty() ? "none" : config.metrics_listen());
+  WaitForStopSignal();
+  LOG(INFO) << "event=stopping";
+  server->Shutdown();
+  return absl::OkStatus();
+}
+
+absl::Status Run(config::WorkerConfig config, const config::LoadedConfig& loaded) {
   // Before the model is read, which takes a while.
   RETURN_IF_ERROR(BlendConfigFrom(config).status());
   const std::unique_ptr<Ops> ops = MakeCpuOps(static_cast<int>(config.threads()));
@@ -185,52 +213,7 @@ absl::Status Serve(config::WorkerConfig config, const config::LoadedConfig& load
   if (!config.calibrate().empty()) return CalibrateUntilStopped(config, *decoder, fingerprint);
   ASSIGN_OR_RETURN(const std::string calibration,
                    TakeCalibration(fingerprint, *ops, loaded, &config));
-  ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
-  const std::unique_ptr<Metrics> metrics = Metrics::Make();
-  WorkerMetrics counts(metrics.get());
-  CostModel costs(MeasuredCosts(*decoder));
-  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
-                   ConnectCache(CacheAddressFrom(config)));
-  MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
-  ChunkPool pool(ChunkPoolBytes(config));
-  Blender blender(decoder.get(), &client, fingerprint, blend, &pool);
-  blender.set_costs(&costs);
-  ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
-                     config.blend() && PassesSelfTest(*decoder, blend, blender, counts),
-                     !config.cache().empty(), calibration};
-  // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
-  ChunkWriter writer(&client, blend.tokens_per_piece,
-                     decoder->max_len() * KvMemory::BytesPerToken(decoder->config()) / 2);
-  DriftSampler drift(config.drift_sample(), decoder.get(), DriftKl(metrics.get()));
-  Engine engine(decoder.get(), &blender, &writer,
-                EngineOptionsFrom(config, decoder->config(), &drift));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
-                   StartWorkerServer(config.listen(), served,
-                                     {.decoder = decoder.get(),
-                                      .defaults = &blend,
-                                      .engine = &engine,
-                                      .metrics = &counts,
-                                      .drift = &drift,
-                                      .residents = &pool.residents()}));
-  AddSources(client, writer, pool, engine, counts);
-  counts.AddSource([&](MetricSamples* samples) {
-    AddCostSamples(costs, samples);
-    drift.AddSamples(samples);
-  });
-  // Before anything that they read ends; nobody scrapes before Serve.
-  const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
-  if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));
-  LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
-            << " model=" << served.name << " device=" << ops->name()
-            << " max_len=" << decoder->max_len() << " blend=" << served.blend_enabled
-            << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
-            << " chunk_pool_bytes=" << pool.stats().limit_bytes
-            << " calibration=" << (calibration.empty() ? "none" : calibration)
-            << " metrics=" << (config.metrics_listen().empty() ? "none" : config.metrics_listen());
-  WaitForStopSignal();
-  LOG(INFO) << "event=stopping";
-  server->Shutdown();
-  return absl::OkStatus();
+  return Serve(config, *decoder, fingerprint, calibration);
 }
 
 }  // namespace
@@ -240,7 +223,7 @@ int main(int argc, char** argv) {
   tessera::config::WorkerConfig config;
   const tessera::config::LoadedConfig loaded =
       tessera::config::StartConfigured(argc, argv, &config);
-  const absl::Status status = tessera::Serve(config, loaded);
+  const absl::Status status = tessera::Run(config, loaded);
   if (status.ok()) return 0;
   std::fprintf(stderr, "tessera_worker: %s\n", std::string(status.message()).c_str());
   return 1;

@@ -1,5 +1,7 @@
 #include "gpu_worker/settings.h"
 
+#include <unistd.h>
+
 #include "base/status_macros.h"
 #include "gpu_worker/calibrate/sink_name.h"
 
@@ -57,6 +59,27 @@ std::string ModelNameFrom(const WorkerConfig& config) {
   std::string folder = config.model();
   while (!folder.empty() && folder.back() == '/') folder.pop_back();
   return folder.substr(folder.rfind('/') + 1);
+}
+
+int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
+
+EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
+                                DriftSampler* drift) {
+  EngineOptions options;
+  options.drift = drift;
+  options.queue = config.queue();
+  options.scheduler.max_running = config.max_running();
+  options.priority_step = absl::Milliseconds(config.priority_step());
+  const int64_t bytes =
+      config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;
+  options.kv_tokens = bytes / KvMemory::BytesPerToken(model);
+  return options;
+}
+
+int64_t ChunkPoolBytes(const config::WorkerConfig& config) {
+  if (!config.chunk_pool()) return 0;
+  return config.chunk_pool_bytes() > 0 ? static_cast<int64_t>(config.chunk_pool_bytes())
+                                       : PhysicalBytes() / 8;
 }
 
 }  // namespace tessera

@@ -10,6 +10,8 @@
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/calibrate/calibrate.h"
 #include "gpu_worker/calibrate/calibration.h"
+#include "gpu_worker/model/config.h"
+#include "gpu_worker/serve/engine.h"
 #include "proto/config.pb.h"
 
 namespace tessera {
@@ -28,6 +30,16 @@ CacheAddress CacheAddressFrom(const config::WorkerConfig& config);
 
 // What clients call the model.
 std::string ModelNameFrom(const config::WorkerConfig& config);
+
+// Bytes of memory that this machine has.
+int64_t PhysicalBytes();
+
+// drift: null: none; must outlive the engine.
+EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
+                                DriftSampler* drift);
+
+// What the chunks that stay resident may take; 0: none stays.
+int64_t ChunkPoolBytes(const config::WorkerConfig& config);
 
 }  // namespace tessera
 

@@ -37,7 +37,7 @@ struct Engine::Run {
   const CancelFlag::Hook on_cancelled;
 };
 
-Engine::Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer,
+Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer,
                const EngineOptions& options)
     : decoder_(*decoder),
       blender_(*blender),

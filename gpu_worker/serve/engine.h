@@ -63,7 +63,8 @@ class Engine {
   static constexpr size_t kMostChunks = 256;
 
   // All must outlive the engine, which owns the blender's on_progress.
-  Engine(Decoder* decoder, Blender* blender, ChunkWriter* writer, const EngineOptions& options);
+  Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer,
+         const EngineOptions& options);
   // Cancels what runs and drops what waits, telling the listeners.
   ~Engine();
 
@@ -98,7 +99,7 @@ class Engine {
   bool StepDrift();
   void PublishStats();
 
-  Decoder& decoder_;
+  const Decoder& decoder_;
   Blender& blender_;
   ChunkWriter& writer_;
   const EngineOptions options_;
