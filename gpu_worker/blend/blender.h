@@ -98,7 +98,10 @@ struct Prefilled {
   std::vector<FreshChunk> fresh;         // to be stored after the first token is out, if at all
   bool blended = false;                  // otherwise it was a full prefill
   bool chosen = false;                   // by the cost model
-  std::optional<PrefillCost> cost;       // Blender::Learn
+  // It chose a full prefill, and would have chosen a blend of chunks that are there: these are
+  // worth being computed ahead.
+  bool wants_chunks = false;
+  std::optional<PrefillCost> cost;  // Blender::Learn
 };
 
 // Not thread-safe: one request at a time, on the thread that issues device work.

@@ -106,6 +106,8 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& 
   CO_ASSIGN_OR_RETURN(Prefilled done, co_await PrefillingBehindPrefix(
                                           full, /*fetch=*/!slow, std::move(memory), cancelled));
   done.chosen = true;
+  done.wants_chunks =
+      request.store && config_.sink != SinkKind::kLead && costs_->Choose(AllCached(shape)).blend;
   co_return done;
 }
 

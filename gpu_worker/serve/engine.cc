@@ -247,6 +247,12 @@ void Engine::StepPrefill(Run& run) {
   const absl::Time start = absl::Now();
   run.is_loading = run.generation.StepPrefill() == StepState::kWaiting;
   if (run.is_loading) run.loads_until = run.generation.waits_until();
+  for (std::unique_ptr<ChunkWork>& chunk : run.generation.TakeChunksAhead()) {
+    // What is asked for comes first: there is always room for it.
+    if (inbox_.chunks() >= kMostChunks / 2) break;
+    chunk->submitted = absl::Now();
+    inbox_.TryPush(std::move(chunk));
+  }
   since_decode_ += absl::Now() - start;
 }
 

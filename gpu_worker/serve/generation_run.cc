@@ -99,11 +99,28 @@ void GenerationRun::OnPrefilled(Prefilled prefilled) {
   generation_->prompt.exact = !prefilled.blended;
   prefill_ = absl::Now() - started_;
   picked_ = prefilled.picked.size();
+  wants_chunks_ = prefilled.wants_chunks;
   generation_->listener->OnStarted(prefilled, started_ - generation_->submitted, prefill_);
   prompt_logits_ = std::move(prefilled.logits);
   BeginAnswers();
   // After the first token, never before.
   parts_.writer->Write(std::move(prefilled.fresh));
+}
+
+std::vector<std::unique_ptr<ChunkWork>> GenerationRun::TakeChunksAhead() {
+  std::vector<std::unique_ptr<ChunkWork>> all;
+  if (!std::exchange(wants_chunks_, false)) return all;
+  const BlendRequest& prompt = generation_->prompt;
+  for (size_t i = 1; i + 1 < prompt.segments.size(); ++i) {
+    auto work = std::make_unique<ChunkWork>();
+    work->request_id = generation_->request_id;
+    work->tokens = prompt.segments[i];
+    work->salt = prompt.salt;
+    work->cancelled = std::make_shared<CancelFlag>();
+    work->done = [](const absl::StatusOr<ChunkReport>&) {};  // nobody waits for it
+    all.push_back(std::move(work));
+  }
+  return all;
 }
 
 void GenerationRun::BeginAnswers() {

@@ -17,6 +17,7 @@
 #include "gpu_worker/blend/resident_prefixes.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/model/kv_memory.h"
+#include "gpu_worker/serve/chunk_work.h"
 #include "gpu_worker/serve/chunk_writer.h"
 #include "gpu_worker/serve/generation.h"
 #include "gpu_worker/serve/prompt_logprobs.h"
@@ -63,6 +64,10 @@ class GenerationRun {
   StepState StepPrefill();
   // After kWaiting: when to take the next step at the latest.
   absl::Time waits_until() const { return prefill_steps_->waits_until(); }
+
+  // After its prefill, once: the segments that should be computed alone and stored, for prompts to
+  // come.
+  std::vector<std::unique_ptr<ChunkWork>> TakeChunksAhead();
 
   // New blocks for the rows of the next decode step.
   int64_t BlocksToDecode() const;
@@ -117,6 +122,7 @@ class GenerationRun {
   KvMemory prompt_kv_;
   std::vector<float> prompt_logits_;
   size_t picked_ = 0;
+  bool wants_chunks_ = false;
   uint32_t next_answer_ = 0;   // the one to begin
   std::list<Answer> answers_;  // under way
   int64_t tokens_ = 0;         // sampled, of all answers

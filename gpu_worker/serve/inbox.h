@@ -61,6 +61,11 @@ class Inbox {
     return first;
   }
 
+  size_t chunks() const {
+    absl::MutexLock lock(&mutex_);
+    return chunks_.size();
+  }
+
   // The reader looks again at what it waits for.
   void Ring() {
     absl::MutexLock lock(&mutex_);

@@ -91,6 +91,7 @@ TEST_F(ChoiceTest, ADearBlendIsAFullPrefillBehindItsPrefix) {
   EXPECT_EQ(done.logits, expected.logits);
   EXPECT_EQ(done.segments[0].cached_tokens, static_cast<int64_t>(lead_.size()));
   EXPECT_TRUE(done.picked.empty());
+  EXPECT_FALSE(done.wants_chunks) << "they would not be used";
   EXPECT_EQ(counting_->questions, 0) << "whatever the cache has, it is the same";
 }
 

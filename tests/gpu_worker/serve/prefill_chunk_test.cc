@@ -234,5 +234,41 @@ TEST_F(PrefillChunkTest, CancellingAStoreThatHangsEndsTheCallAtOnce) {
   EXPECT_EQ(Prefill(ChunkRequest(a_)).response.cached_tokens(), a_.size()) << "it went on";
 }
 
+// A prompt that is prefilled in full because its chunks are missing is not so for ever.
+TEST_F(PrefillChunkTest, ChunksThatWouldHaveBeenFasterAreComputedAfterTheAnswer) {
+  CostModel costs({.row = 1, .layers = 3, .kv_width = 64});
+  worker_->blender->set_costs(&costs);
+  StartWorker(8);
+  GenerateRequest request = Request({lead_, a_, b_, suffix_});
+  request.mutable_blend()->set_recompute_ratio(0.5);
+  EXPECT_EQ(Generate(request).started.policy(), "exact");
+  // They are computed behind the answer, and this after them.
+  ASSERT_TRUE(Prefill(ChunkRequest(c_)).status.ok());
+  WaitForStores();
+  // In another order, or its exact prefix would be faster still.
+  GenerateRequest reordered = Request({lead_, b_, a_, suffix_});
+  reordered.mutable_blend()->set_recompute_ratio(0.5);
+  const Answer warm = Generate(reordered);
+  EXPECT_EQ(warm.started.policy(), "query_v");
+  EXPECT_EQ(warm.started.segments(1).source(), SegmentReport::CACHE);
+  EXPECT_EQ(warm.started.segments(2).source(), SegmentReport::CACHE);
+  StopWorker();
+  worker_->blender->set_costs(nullptr);
+}
+
+TEST_F(PrefillChunkTest, ARequestThatStoresNothingLeavesNothing) {
+  CostModel costs({.row = 1, .layers = 3, .kv_width = 64});
+  worker_->blender->set_costs(&costs);
+  StartWorker(8);
+  GenerateRequest request = Request({lead_, a_, b_, suffix_});
+  request.mutable_blend()->set_recompute_ratio(0.5);
+  request.mutable_blend()->set_store(false);
+  EXPECT_EQ(Generate(request).started.policy(), "exact");
+  const ChunkAnswer after = Prefill(ChunkRequest(b_));
+  EXPECT_EQ(after.response.cached_tokens(), 0u);
+  StopWorker();
+  worker_->blender->set_costs(nullptr);
+}
+
 }  // namespace
 }  // namespace tessera
