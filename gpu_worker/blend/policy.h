@@ -20,8 +20,9 @@ struct PromptRows {
 };
 
 // A selection policy by name: a value type.
-//   query_v  the suffix's attention to a row times the norm of its V, over all layers (default)
-//   query    the same without the norm
+//   query_v  the suffix's attention to a row (in each head its root mean square over the suffix's
+//            rows) times the norm of its V, summed over heads and layers (default)
+//   query    the mean attention, over the suffix's rows, heads and layers
 //   hkvd_v, hkvd_k  the squared deviation of V or K at the check layer (CacheBlend, Yao et al.
 //   2024) first_k  the first k rows of every chunk (EPIC, Hu et al. 2024) none, full, random (a
 //   control, always the same rows)

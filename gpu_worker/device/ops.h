@@ -74,9 +74,11 @@ struct CorrectionTask {
 
 // Constants of the kernel ridge regression.
 struct CorrectionConstants {
-  float length = 32;  // tokens
-  float noise = 2;
-  int fewest = 4;  // picked rows below which a chunk stays as it is
+  float length = 64;   // tokens
+  float nearness = 2;  // weight of the part that falls with distance
+  float noise = 3;
+  float bound = 2;  // longest deviation, over the chunk's median one
+  int fewest = 4;   // picked rows below which a chunk stays as it is
   int most =
       2048;  // and above which: the work grows with their cube, and little is left to correct
 };
@@ -123,8 +125,9 @@ class Ops {
                       Matrix out) = 0;
 
   // Attend, and the attention that each slot got: scores[slot] += its mean probability over rows
-  // and heads, times the norm of its V over all heads when `by_value_norm`. scores.size() is the
-  // number of slots, at least positions.back() + 1.
+  // and heads; or, `by_value_norm`, the sum over heads of the root mean square of its probability
+  // over rows times the norm of its V in that head. scores.size() is the number of slots, at least
+  // positions.back() + 1.
   virtual void AttendScored(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
                             bool by_value_norm, Matrix out, absl::Span<float> scores) = 0;
 
@@ -140,10 +143,14 @@ class Ops {
 
   // Kernel ridge regression: the deviation (fresh minus cached) of each chunk's picked rows is
   // carried to all its rows in the KV memory:
-  //   kernel(a, b) = <f_a, f_b> / s + exp(-|a - b| / length) + 1
+  //   kernel(a, b) = <f_a, f_b> / s + nearness exp(-|a - b| / length) + 1
   //   row += kernel(row, picked) (kernel(picked, picked) + noise I)^-1 deviation(picked)
   // f_a: cached K (before RoPE) and V of row a, each over the mean norm of all rows, joined, minus
   // the mean of the picked rows; s: the mean |f|^2 of the picked rows. fresh_k is before RoPE.
+  // A deviation is an outlier now and then (a row that drew all attention alone and no longer
+  // does), so it is shortened to a norm of at most `bound` times the picked rows' median norm, that
+  // is the
+  // ((picked - 1) / 2)-th smallest; norms are of K and V joined, each over the mean norm as in f.
   // Picked rows are moved too; the caller overwrites them.
   virtual void Correct(absl::Span<const CorrectionTask> tasks, Matrix fresh_k, Matrix fresh_v,
                        const CorrectionConstants& constants, const RopeTable& rope,

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Makes the golden values that the worker's tests compare with.
 
-    make_golden.py ORACLE MODEL CASES.json OUT
+    make_golden.py MODEL CASES.json OUT
 
-ORACLE: folder of an independent PyTorch reference of blending (blend_oracle.py: Decoder, load_hf, blend, ...).
+They come from blend_reference.py, which states blending in PyTorch and shares nothing with the C++ code.
 MODEL: a Hugging Face folder. CASES: a list of {ctxs: [{title, text}], question}. OUT: folder for
 prefill.json and blend.json. Needs torch, safetensors, tokenizers. Everything is float32 but what the cache
 stores: K (before RoPE) and V of a chunk are rounded to bf16, as they are made, as in the worker.
 """
-import argparse, json, os, sys
+import argparse, json, os
 import torch
+import blend_reference
 
 LEAD = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "Answer the question from the passages.\n\n")
@@ -70,7 +71,7 @@ def random_pick(segments, exact):
     return pick
 
 
-def blend_case(oracle, model, segments, sink_name, bos, eos):
+def blend_case(model, segments, sink_name, bos, eos):
     sink = {"none": [], "bos": [bos], "lead": segments[0]}[sink_name]
     exact = (0, 1) if sink_name == "lead" else (0,)
     chunks = {i: bf16_chunk(model, s, () if i == 0 else sink) for i, s in enumerate(segments[:-1])}
@@ -81,8 +82,8 @@ def blend_case(oracle, model, segments, sink_name, bos, eos):
         for correct in (False, True):
             if correct and policy in ("none", "full"):
                 continue
-            pick = random_pick(segments, exact) if policy == "random" else None
-            first, blended, facts = oracle.blend(model, segments, sink, policy, RATIO, chunks=chunks,
+            pick = random_pick(segments, exact).to(model.device) if policy == "random" else None
+            first, blended, facts = blend_reference.blend(model, segments, sink, policy, RATIO, chunks=chunks,
                                                  exact=exact, correct=correct, pick=pick)
             record["blends"].append({"policy": policy, "correction": correct, "ratio": RATIO,
                                      "picked": facts["picked"].nonzero()[:, 0].tolist(), "top": top(first),
@@ -92,15 +93,14 @@ def blend_case(oracle, model, segments, sink_name, bos, eos):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("oracle", "model", "cases", "out"):
+    for name in ("model", "cases", "out"):
         parser.add_argument(name)
     parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--device", default="cpu", help="of PyTorch, such as cuda")
     a = parser.parse_args()
-    sys.path.insert(0, a.oracle)
-    import blend_oracle as oracle
     from tokenizers import Tokenizer
     torch.set_grad_enabled(False)
-    model = oracle.load_hf(a.model)
+    model = blend_reference.load_hf(a.model, a.device)
     tokenizer = Tokenizer.from_file(os.path.join(a.model, "tokenizer.json"))
     config = json.load(open(os.path.join(a.model, "config.json")))
     eos = config["eos_token_id"]
@@ -116,7 +116,7 @@ def main():
         docs = [encode(d["title"] + "\n" + d["text"].strip())[:40 + 12 * ((i + j) % 4)] + encode("\n\n")
                 for j, d in enumerate(case["ctxs"][:5])]
         segments = [encode(LEAD)] + docs + [encode(QUESTION.format(case["question"]))]
-        blends.append(blend_case(oracle, model, segments, sinks[i % len(sinks)], config["bos_token_id"], eos))
+        blends.append(blend_case(model, segments, sinks[i % len(sinks)], config["bos_token_id"], eos))
         print(f"prompt {i + 1}: {sum(map(len, segments))} tokens", flush=True)
     json.dump(blends, open(os.path.join(a.out, "blend.json"), "w"), separators=(",", ":"))
 

@@ -195,9 +195,18 @@ void AttendSplit(Parallel& parallel, Matrix q, absl::Span<const int32_t> positio
   }
 }
 
-// The same with whole rows of probabilities; adds each key's column sum to `attention`.
+// What a tile's queries pay to each key: the sum over its rows of their probabilities, or of the
+// squares of these. One run of `slots` numbers for each query head of the group.
+struct Attention {
+  bool squares = false;
+  int64_t slots = 0;
+  float* sums = nullptr;
+};
+
+// The same with whole rows of probabilities; adds them to `attention`.
 void AttendScoredTile(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
-                      int64_t group, const QueryTile& tile, Matrix out, float* attention) {
+                      int64_t group, const QueryTile& tile, Matrix out,
+                      const Attention& attention) {
   const int64_t rows = tile.rows * group, d = kv.head_dim;
   const int64_t keys = positions[tile.first + tile.rows - 1] + 1;
   thread_local std::vector<float> queries, scores, result;
@@ -212,7 +221,12 @@ void AttendScoredTile(Matrix q, absl::Span<const int32_t> positions, const Layer
     std::fill(row + seen, row + keys, 0.0f);
     const float scale = 1.0f / ExpAndSum(row, seen, MaxOf(row, seen));
     for (int64_t i = 0; i < seen; ++i) row[i] *= scale;
-    for (int64_t i = 0; i < seen; ++i) attention[i] += row[i];
+    float* sums = attention.sums + r % group * attention.slots;
+    if (attention.squares) {
+      for (int64_t i = 0; i < seen; ++i) sums[i] += row[i] * row[i];
+    } else {
+      for (int64_t i = 0; i < seen; ++i) sums[i] += row[i];
+    }
   }
   AddValues(scores.data(), rows, kv, tile.head, 0, keys, result.data());
   ScatterOutputs(result.data(), tile, group, d, out);
@@ -254,31 +268,37 @@ void AttendScoredOnCpu(Parallel& parallel, Matrix q, absl::Span<const int32_t> p
   const int64_t slots = static_cast<int64_t>(scores.size());
   CHECK_GT(slots, positions.back());
   const std::vector<QueryTile> tiles = TilesOf(q.rows, kv.kv_heads, group, kScoredTile);
-  // A row of sums a tile, some tiles at a time so that memory stays small, added up in tile order:
-  // the same bits with any number of threads.
-  std::vector<float> attention, sums(slots, 0.0f);
+  // Sums of each tile, some tiles at a time so that memory stays small, added up in tile order: the
+  // same bits with any number of threads.
+  const int64_t heads = group * kv.kv_heads, tile_sums = group * slots;
+  std::vector<float> attention, sums(heads * slots, 0.0f);
   for (size_t done = 0; done < tiles.size(); done += kScoredTilesAtOnce) {
     const size_t count = std::min(kScoredTilesAtOnce, tiles.size() - done);
-    attention.assign(count * slots, 0.0f);
+    attention.assign(count * tile_sums, 0.0f);
     parallel.For(static_cast<int64_t>(count), [&](int64_t i) {
-      AttendScoredTile(q, positions, kv, group, tiles[done + i], out, attention.data() + i * slots);
+      AttendScoredTile(q, positions, kv, group, tiles[done + i], out,
+                       {by_value_norm, slots, attention.data() + i * tile_sums});
     });
     for (size_t t = 0; t < count; ++t) {
-      for (int64_t slot = 0; slot < slots; ++slot) sums[slot] += attention[t * slots + slot];
+      float* to = sums.data() + tiles[done + t].head * tile_sums;
+      for (int64_t i = 0; i < tile_sums; ++i) to[i] += attention[t * tile_sums + i];
     }
   }
-  const float mean = 1.0f / static_cast<float>(q.rows * group * kv.kv_heads);
+  const auto rows = static_cast<float>(q.rows);
   parallel.ForRanges(slots, 256, [&](int64_t first, int64_t last) {
     for (int64_t slot = first; slot < last; ++slot) {
-      float weight = mean;
-      if (by_value_norm) {
-        float squares = 0;
-        for (int64_t h = 0; h < kv.kv_heads; ++h) {
-          squares += Dot(kv.V(h, slot), kv.V(h, slot), kv.head_dim);
+      float score = 0;
+      for (int64_t h = 0; h < kv.kv_heads; ++h) {
+        const float* of = sums.data() + h * tile_sums + slot;
+        float paid = 0;
+        for (int64_t j = 0; j < group; ++j) {
+          paid += by_value_norm ? std::sqrt(of[j * slots] / rows) : of[j * slots] / rows;
         }
-        weight *= std::sqrt(squares);
+        const float* v = kv.V(h, slot);
+        score += by_value_norm ? paid * std::sqrt(Dot(v, v, kv.head_dim))
+                               : paid / static_cast<float>(heads);
       }
-      scores[slot] += sums[slot] * weight;
+      scores[slot] += score;
     }
   });
 }

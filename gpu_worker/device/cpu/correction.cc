@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "glog/logging.h"
@@ -53,9 +54,13 @@ std::vector<float> Deviations(const CorrectionTask& task, Cached& cached, Matrix
   return deviation;
 }
 
-// Turns cached values into features in place: K and V over their mean norms, minus the picked rows'
-// mean. Returns s, the mean square of the picked rows' features.
-float MakeFeatures(absl::Span<const int32_t> picked, Cached& cached) {
+// One over the mean norm of a chunk's rows of K, and of V.
+struct Scales {
+  float k = 0;
+  float v = 0;
+};
+
+Scales ScalesOf(Cached& cached) {
   const int64_t width = cached.width;
   double norm_k = 0, norm_v = 0;
   for (int64_t r = 0; r < cached.rows; ++r) {
@@ -64,13 +69,42 @@ float MakeFeatures(absl::Span<const int32_t> picked, Cached& cached) {
     norm_v += std::sqrt(Dot(row + width, row + width, width));
   }
   // A chunk of zeros has no direction; its features stay zero.
-  const float scale_k = norm_k > 0 ? static_cast<float>(cached.rows / norm_k) : 0;
-  const float scale_v = norm_v > 0 ? static_cast<float>(cached.rows / norm_v) : 0;
+  return {norm_k > 0 ? static_cast<float>(cached.rows / norm_k) : 0,
+          norm_v > 0 ? static_cast<float>(cached.rows / norm_v) : 0};
+}
+
+// Shortens the deviations whose norm is above `bound` times the median one.
+void BoundDeviations(const Scales& scales, float bound, int64_t width,
+                     std::vector<float>& deviation) {
+  const size_t picked = deviation.size() / (2 * width);
+  std::vector<float> norms(picked);
+  for (size_t i = 0; i < picked; ++i) {
+    const float *k = deviation.data() + i * 2 * width, *v = k + width;
+    norms[i] =
+        std::sqrt(scales.k * scales.k * Dot(k, k, width) + scales.v * scales.v * Dot(v, v, width));
+    // NaN would have no place in the order below.
+    if (std::isnan(norms[i])) norms[i] = std::numeric_limits<float>::infinity();
+  }
+  std::vector<float> sorted = norms;
+  const auto middle = sorted.begin() + static_cast<int64_t>((picked - 1) / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  const float longest = bound * *middle;
+  for (size_t i = 0; i < picked; ++i) {
+    if (norms[i] <= longest) continue;
+    float* row = deviation.data() + i * 2 * width;
+    for (int64_t j = 0; j < 2 * width; ++j) row[j] *= longest / norms[i];
+  }
+}
+
+// Turns cached values into features in place: K and V over their mean norms, minus the picked rows'
+// mean. Returns s, the mean square of the picked rows' features.
+float MakeFeatures(absl::Span<const int32_t> picked, const Scales& scales, Cached& cached) {
+  const int64_t width = cached.width;
   std::vector<float> mean(2 * width, 0.0f);
   for (int64_t r = 0; r < cached.rows; ++r) {
     float* row = cached.Row(r);
-    for (int64_t j = 0; j < width; ++j) row[j] *= scale_k;
-    for (int64_t j = width; j < 2 * width; ++j) row[j] *= scale_v;
+    for (int64_t j = 0; j < width; ++j) row[j] *= scales.k;
+    for (int64_t j = width; j < 2 * width; ++j) row[j] *= scales.v;
   }
   const float share = 1.0f / static_cast<float>(picked.size());
   for (int32_t r : picked) {
@@ -98,7 +132,7 @@ std::vector<float> Kernel(absl::Span<const int32_t> picked, Cached& features, fl
                     width, 0.0f, kernel.data(), p);
   std::vector<float> nearness(features.rows);  // by distance
   for (int64_t d = 0; d < features.rows; ++d) {
-    nearness[d] = std::exp(-static_cast<float>(d) / constants.length) + 1.0f;
+    nearness[d] = constants.nearness * std::exp(-static_cast<float>(d) / constants.length) + 1.0f;
   }
   for (int64_t r = 0; r < features.rows; ++r) {
     for (int64_t i = 0; i < p; ++i) kernel[r * p + i] += nearness[std::abs(r - picked[i])];
@@ -165,7 +199,9 @@ void CorrectChunk(const CorrectionTask& task, Matrix fresh_k, Matrix fresh_v,
   if (p < constants.fewest || p > constants.most) return;
   Cached cached = WidenChunk(task, width);
   std::vector<float> weights = Deviations(task, cached, fresh_k, fresh_v);
-  const float square = MakeFeatures(task.picked, cached);
+  const Scales scales = ScalesOf(cached);
+  BoundDeviations(scales, constants.bound, width, weights);
+  const float square = MakeFeatures(task.picked, scales, cached);
   const std::vector<float> kernel = Kernel(task.picked, cached, square, constants);
   std::vector<float> among(p * p);
   for (int64_t i = 0; i < p; ++i) {

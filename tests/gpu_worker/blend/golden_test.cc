@@ -105,9 +105,13 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
       auto done = blender.Prefill(request, never_);
       ASSERT_TRUE(done.ok()) << done.status();
       client_->Store(SourcesOf(done->fresh, config.tokens_per_piece), absl::Seconds(60));
-      // Chunks are bf16: where two rows' scores are as good as equal, the other may win.
-      EXPECT_EQ(golden.picked.size(), done->picked.size());
-      const size_t missed = Missed(golden.picked, done->picked);
+      // Chunks are bf16: where two rows' scores are as good as equal, the other may win. In a sum
+      // with the first rows that one may be there already.
+      if (golden.policy.find('+') == std::string::npos) {
+        EXPECT_EQ(golden.picked.size(), done->picked.size());
+      }
+      const size_t missed =
+          std::max(Missed(golden.picked, done->picked), Missed(done->picked, golden.picked));
       EXPECT_LE(missed, std::max<size_t>(1, golden.picked.size() / 50));
       rows += golden.picked.size();
       missed_rows += missed;

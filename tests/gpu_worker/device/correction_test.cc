@@ -1,4 +1,5 @@
 // Ops::Correct against its formula in double precision, solved by Gauss elimination.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -58,10 +59,28 @@ double DotOf(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 
+// Shortens the rows (K, then V) that are longer than twice the lower median.
+void Bound(double norm_k, double norm_v, Rows& deviation) {
+  std::vector<double> norms;
+  for (const auto& row : deviation) {
+    double square = 0;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      square += std::pow(row[i] / norm_k, 2) + std::pow(row[kWidth + i] / norm_v, 2);
+    }
+    norms.push_back(std::sqrt(square));
+  }
+  std::vector<double> sorted = norms;
+  std::sort(sorted.begin(), sorted.end());
+  const double longest = 2 * sorted[(sorted.size() - 1) / 2];
+  for (size_t r = 0; r < deviation.size(); ++r) {
+    for (double& x : deviation[r]) x *= std::min(1.0, longest / norms[r]);
+  }
+}
+
 // What is added to every row's (K before RoPE, V), [rows][2 * width].
-Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked,
-              const Rows& deviation) {
+Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked, Rows deviation) {
   const double norm_k = MeanNorm(k), norm_v = MeanNorm(v);
+  Bound(norm_k, norm_v, deviation);
   Rows f(k.size());
   for (size_t r = 0; r < k.size(); ++r) {
     for (double x : k[r]) f[r].push_back(x / norm_k);
@@ -77,12 +96,12 @@ Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked,
   double s = 0;
   for (int32_t r : picked) s += DotOf(f[r], f[r]) / picked.size();
   auto kernel = [&](int64_t a, int64_t b) {
-    return DotOf(f[a], f[b]) / s + std::exp(-std::abs(static_cast<double>(a - b)) / 32) + 1;
+    return DotOf(f[a], f[b]) / s + 2 * std::exp(-std::abs(static_cast<double>(a - b)) / 64) + 1;
   };
   Rows among(picked.size(), std::vector<double>(picked.size()));
   for (size_t i = 0; i < picked.size(); ++i) {
     for (size_t j = 0; j < picked.size(); ++j)
-      among[i][j] = kernel(picked[i], picked[j]) + (i == j ? 2 : 0);
+      among[i][j] = kernel(picked[i], picked[j]) + (i == j ? 3 : 0);
   }
   const Rows weights = Solve(among, deviation);
   Rows change(k.size(), std::vector<double>(2 * kWidth, 0.0));
@@ -92,6 +111,17 @@ Rows Expected(const Rows& k, const Rows& v, const std::vector<int32_t>& picked,
     }
   }
   return change;
+}
+
+// Fresh minus cached, (K, V) joined.
+Rows Deviations(const Rows& k, const Rows& v, const std::vector<int32_t>& picked,
+                const Rows& fresh_k, const Rows& fresh_v) {
+  Rows deviation(picked.size());
+  for (size_t i = 0; i < picked.size(); ++i) {
+    for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_k[i][j] - k[picked[i]][j]);
+    for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_v[i][j] - v[picked[i]][j]);
+  }
+  return deviation;
 }
 
 std::vector<Bf16> Narrow(const Rows& x, size_t first, size_t last) {
@@ -154,18 +184,38 @@ class CorrectionTest : public ::testing::Test {
 TEST_F(CorrectionTest, CarriesTheDeviationByKernelRidgeRegression) {
   const Rows k = Random(23, kWidth, 1), v = Random(23, kWidth, 2);
   const std::vector<int32_t> picked = {0, 3, 4, 11, 17, 22};
-  const Rows fresh_k = Random(6, kWidth, 3), fresh_v = Random(6, kWidth, 4);
-  Rows deviation(6);
-  for (size_t i = 0; i < 6; ++i) {
-    for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_k[i][j] - k[picked[i]][j]);
-    for (int64_t j = 0; j < kWidth; ++j) deviation[i].push_back(fresh_v[i][j] - v[picked[i]][j]);
-  }
-  const Rows expected = Expected(k, v, picked, deviation),
+  Rows fresh_k = Random(6, kWidth, 3), fresh_v = Random(6, kWidth, 4);
+  for (double& x : fresh_v[2]) x *= 20;  // an outlier, for the bound to shorten
+  const Rows expected = Expected(k, v, picked, Deviations(k, v, picked, fresh_k, fresh_v)),
              got = Run(k, v, picked, fresh_k, fresh_v);
   for (size_t r = 0; r < got.size(); ++r) {
     for (size_t j = 0; j < got[r].size(); ++j)
       ASSERT_NEAR(got[r][j], expected[r][j], 1e-4) << r << " " << j;
   }
+}
+
+// However far one row moved, the others follow it no further than twice what is usual.
+TEST_F(CorrectionTest, AnOutlierMovesTheOthersNoFurtherThanTheBound) {
+  const Rows k = Random(23, kWidth, 1), v = Random(23, kWidth, 2);
+  const std::vector<int32_t> picked = {0, 3, 4, 11, 17, 22};
+  Rows far_k = Random(6, kWidth, 3), far_v = Random(6, kWidth, 4);
+  const std::vector<double> near_k = far_k[3], near_v = far_v[3];
+  auto outlier = [&](double times) {
+    for (int64_t i = 0; i < kWidth; ++i) {
+      far_k[3][i] = k[11][i] + times * (near_k[i] - k[11][i]);
+      far_v[3][i] = v[11][i] + times * (near_v[i] - v[11][i]);
+    }
+    return Run(k, v, picked, far_k, far_v);
+  };
+  const Rows ten = outlier(10), thousand = outlier(1000), usual = outlier(1);
+  double changed = 0;
+  for (size_t r = 0; r < ten.size(); ++r) {
+    for (size_t j = 0; j < ten[r].size(); ++j) {
+      ASSERT_NEAR(ten[r][j], thousand[r][j], 1e-3) << r << " " << j;
+      changed = std::max(changed, std::abs(ten[r][j] - usual[r][j]));
+    }
+  }
+  EXPECT_GT(changed, 0.01);  // it does count, as far as the bound
 }
 
 TEST_F(CorrectionTest, LeavesAChunkWithFewPickedRows) {

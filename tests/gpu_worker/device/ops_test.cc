@@ -102,12 +102,17 @@ TEST_P(AttentionTest, SeesExactlyTheKeysUpToItsOwnPosition) {
   ops->Attend(q.view(), positions, kv.layer, out.view());
   ops->AttendScored(q.view(), positions, kv.layer, true, scored.view(), absl::MakeSpan(scores));
   ops->AttendScored(q.view(), positions, kv.layer, false, scored.view(), absl::MakeSpan(plain));
+  const int64_t heads = s.kv_heads * s.group;
   std::vector<double> attention(s.keys, 0.0);
+  std::vector<std::vector<double>> squares(heads, attention);  // mean over rows
   for (int64_t r = 0; r < s.rows; ++r) {
-    for (int64_t h = 0; h < s.kv_heads * s.group; ++h) {
+    for (int64_t h = 0; h < heads; ++h) {
       const std::vector<double> p =
           Probabilities(q.view().Row(r) + h * s.head_dim, positions[r], kv.layer, h / s.group);
-      for (size_t k = 0; k < p.size(); ++k) attention[k] += p[k] / (s.rows * s.kv_heads * s.group);
+      for (size_t k = 0; k < p.size(); ++k) {
+        attention[k] += p[k] / (s.rows * heads);
+        squares[h][k] += p[k] * p[k] / s.rows;
+      }
       for (int64_t i = 0; i < s.head_dim; ++i) {
         double expected = 0;
         for (size_t k = 0; k < p.size(); ++k) expected += p[k] * kv.layer.V(h / s.group, k)[i];
@@ -117,12 +122,14 @@ TEST_P(AttentionTest, SeesExactlyTheKeysUpToItsOwnPosition) {
     }
   }
   for (int64_t k = 0; k < s.keys; ++k) {
-    double squares = 0;
-    for (int64_t h = 0; h < s.kv_heads; ++h) {
-      for (int64_t i = 0; i < s.head_dim; ++i) squares += std::pow(kv.layer.V(h, k)[i], 2);
+    double weighted = 0;
+    for (int64_t h = 0; h < heads; ++h) {
+      double norm = 0;
+      for (int64_t i = 0; i < s.head_dim; ++i) norm += std::pow(kv.layer.V(h / s.group, k)[i], 2);
+      weighted += std::sqrt(squares[h][k] * norm);
     }
     ASSERT_NEAR(plain[k], attention[k], 1e-5);
-    ASSERT_NEAR(scores[k] - 0.5, attention[k] * std::sqrt(squares), 1e-4) << "key " << k;
+    ASSERT_NEAR(scores[k] - 0.5, weighted, 2e-5 * (1 + weighted)) << "key " << k;
   }
 }
 
