@@ -3,7 +3,7 @@
 a full recompute does, at the same bound on the time to the first token.
 
 usage: load_bench.py [--model NAME] [--passages 200] [--tokens 100] [--per-prompt 6] [--zipf 1.0] [--answer 8]
-       [--bound SECONDS] [--trial 30] [--requests 30] [--overload 45] [--queue 16] [--threads 0] [--seed 1]
+       [--bound SECONDS] [--trial 30] [--requests 30] [--search 200] [--overload 45] [--queue 16] [--threads 0] [--seed 1]
 
 Passages are computed ahead through /v1/chunks. Requests arrive as a Poisson process, whether or not earlier ones are
 answered; each has PER_PROMPT different passages, drawn by Zipf's law, in random order, and a question of its own. Both
@@ -12,7 +12,7 @@ a request without any wish, "full" has tessera.mode off. TTFT counts from the pl
 
 A trial offers one rate until REQUESTS came and TRIAL seconds passed, and holds when at least 95 % of its requests had
 their first token within BOUND (default: four times the lone full recompute's TTFT) and none was refused. The highest
-rate that holds is found by halving the interval; it must hold once more, over other requests, and is lowered until it
+rate that holds is found by halving the interval, for SEARCH seconds at most; it must hold once more, over other requests, and is lowered until it
 does. At last, blend gets twice its rate for OVERLOAD seconds: requests are answered, or refused with 429 and Retry-After;
 anything else is lost, and lost requests make the exit code 1.
 
@@ -198,10 +198,13 @@ class Trials:
         raise ServerError(f"{mode} holds no rate twice within {self.bound:.2f} s: raise --bound")
 
     def search(self, mode, first):
-        """The last row that held: from `first` up or down by steps, then between."""
+        """The last row that held: from `first` up or down by steps, then between, for as long as there is time."""
         low = high = None
-        rate = first
+        rate, end = first, time.monotonic() + self.arguments.search
         while low is None or high is None or high / low["rate"] > NEAR:
+            if low is not None and time.monotonic() > end:
+                say(f"{mode}: no time to look closer; perhaps more than {low['rate']:.2f}/s holds")
+                break
             row = self.hold(mode, rate)
             if row["held"]:
                 low = row
@@ -322,6 +325,9 @@ def main():
     parser.add_argument("--bound", type=float, default=0, help="seconds; 0: 4 x the full TTFT")
     parser.add_argument("--trial", type=float, default=30, help="seconds of a trial, at least")
     parser.add_argument("--requests", type=int, default=30, help="of a trial, at least")
+    parser.add_argument(
+        "--search", type=float, default=200, help="seconds after which a mode's search ends with what it has"
+    )
     parser.add_argument("--overload", type=float, default=45, help="seconds")
     parser.add_argument("--queue", type=int, default=16, help="requests that wait in the worker")
     parser.add_argument("--threads", type=int, default=0)

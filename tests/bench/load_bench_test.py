@@ -26,8 +26,8 @@ def passages_of(body, of):
 class Capacity(load_bench.Trials):
     """Trials of a server that holds what is below a rate; `unsteady` trials of that rate itself do not hold."""
 
-    def __init__(self, most, unsteady=0):
-        super().__init__(None, None, None, 1.0)
+    def __init__(self, most, unsteady=0, search=60):
+        super().__init__(None, None, argparse.Namespace(search=search), 1.0)
         self.most, self.unsteady, self.tried = most, unsteady, []
 
     def hold(self, mode, rate, seed="trial"):
@@ -81,6 +81,11 @@ class TrialsTest(unittest.TestCase):
     def test_a_rate_must_hold_twice(self):
         found = Capacity(7.3, unsteady=2).highest("blend", 1.0)["rate"]
         self.assertAlmostEqual(found * load_bench.NEAR**2, Capacity(7.3).highest("blend", 1.0)["rate"])
+
+    def test_without_time_the_first_rate_that_holds_is_taken(self):
+        trials = Capacity(7.3, search=-1)
+        self.assertEqual(trials.highest("blend", 1.0)["rate"], 1.0)
+        self.assertEqual(len(trials.tried), 2)
 
     def test_gives_up_on_a_server_that_holds_nothing(self):
         with self.assertRaisesRegex(load_bench.ServerError, "raise --bound"):
