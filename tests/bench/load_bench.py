@@ -12,12 +12,14 @@ a request without any wish, "full" has tessera.mode off. TTFT counts from the pl
 
 A trial offers one rate until REQUESTS came and TRIAL seconds passed, and holds when at least 95 % of its requests had
 their first token within BOUND (default: four times the lone full recompute's TTFT) and none was refused. The highest
-rate that holds is found by halving the interval, for SEARCH seconds at most; it must hold once more, over other requests, and is lowered until it
-does. At last, blend gets twice its rate for OVERLOAD seconds: requests are answered, or refused with 429 and Retry-After;
-anything else is lost, and lost requests make the exit code 1.
+rate that holds is found by halving the interval, for SEARCH seconds at most; it must hold once more, over other
+requests, and is lowered until it does. Both are reported (searched, highest), and the ratio of each: far apart, they
+say that the machine was unsteady. At last, blend gets twice its rate for OVERLOAD seconds: requests are answered, or
+refused with 429 and Retry-After; anything else is lost, and lost requests make the exit code 1.
 
 Trials are short: a p95 of 30 requests is the second largest value, and rates are found to about a tenth. Every trial
-is on standard error and in the JSON. On two quiet cores with the default model it all takes about ten minutes. The last line is one line of JSON.
+is on standard error and in the JSON, which is the last line. On two quiet cores with the default model it all takes
+about ten minutes.
 Build first: bazel build //:tessera_cache_server //:tessera_worker //:tessera_gateway
 """
 
@@ -142,13 +144,8 @@ def quantile(values, q):
 
 class Trials:
     def __init__(self, client, traffic, arguments, bound):
-        self.client, self.traffic, self.arguments, self.bound, self.rows = (
-            client,
-            traffic,
-            arguments,
-            bound,
-            [],
-        )
+        self.client, self.traffic, self.arguments, self.bound = client, traffic, arguments, bound
+        self.rows, self.searched = [], {}
 
     def hold(self, mode, rate, seed="trial"):
         least = self.arguments.requests
@@ -189,7 +186,7 @@ class Trials:
 
     def highest(self, mode, first):
         """The row of the highest rate that held over two lists of requests."""
-        rate = self.search(mode, first)["rate"]
+        rate = self.searched[mode] = self.search(mode, first)["rate"]
         while rate > first / 20:
             row = self.hold(mode, rate, "again")
             if row["held"]:
@@ -301,6 +298,8 @@ def run(arguments):
             "bound_p95_s": round(bound, 3),
             **{f"alone_ttft_{m}_s": round(ttft[m], 3) for m in MODES},
             **{f"highest_{m}_per_s": best[m]["rate"] for m in MODES},
+            **{f"searched_{m}_per_s": trials.searched[m] for m in MODES},
+            "searched_ratio": round(trials.searched["blend"] / trials.searched["full"], 2),
             "ratio": round(best["blend"]["rate"] / best["full"]["rate"], 2),
             "overload": overloaded,
             "trials": trials.rows,
