@@ -41,6 +41,7 @@ libclang-rt-14-dev      the same
 shellcheck              the check of these scripts
 git                     version stamps in test reports
 openssl                 certificates of the tests
+patchelf                deploy/bundle.sh
 "
 BENCH="
 redis-server            what tests/bench/cache_bench measures beside
