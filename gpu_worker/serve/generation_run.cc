@@ -88,7 +88,7 @@ StepState GenerationRun::StepPrefill() {
 
 void GenerationRun::OnPrefilled(Prefilled prefilled) {
   stage_ = Stage::kDecoding;
-  parts_.prefixes->Add(prefix_keys_, prefilled.kv);
+  if (generation_->prompt.store) parts_.prefixes->Add(prefix_keys_, prefilled.kv);
   prompt_kv_ = std::move(prefilled.kv);
   if (was_started_) return;  // its answers go on from where they were
   was_started_ = true;

@@ -121,10 +121,12 @@ class OpenAiPackageTest(ClusterTest):
         self.assertTrue(all(p <= 0 for p in answer.logprobs.token_logprobs[1:]))
         for token, offset in zip(answer.logprobs.tokens, answer.logprobs.text_offset):
             self.assertEqual(answer.text[offset:offset + len(token)], token)
-        # What was sampled has the same logprob when it is read as a prompt.
+        # What was sampled has the same logprob when it is read as a prompt; but for rounding, where the products of
+        # a prefill are made from bf16.
+        rounds = any("device=cpu-bf16" in line for line in self.workers[0].lines)
         again = self.complete(prompt=answer.text, temperature=0, logprobs=0, max_tokens=1, echo=True).choices[0]
         for a, b in zip(answer.logprobs.token_logprobs[1:], again.logprobs.token_logprobs[1:]):
-            self.assertAlmostEqual(a, b, delta=2e-3)
+            self.assertAlmostEqual(a, b, delta=0.3 if rounds else 2e-3)
 
     def test_n_and_seed(self):
         def texts(**more):

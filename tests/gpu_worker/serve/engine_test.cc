@@ -431,5 +431,24 @@ TEST_F(EngineTest, NothingIsHeldWhenAllHaveEnded) {
   EXPECT_EQ(stats.waiting, 0u);
 }
 
+TEST_F(EngineTest, APrefixStaysUnlessItsRequestMayStoreNothing) {
+  BlendConfig config = TinyWorker::SmallPieces();
+  config.tokens_per_piece = KvPool::kBlockSlots;
+  TinyWorker worker(client_.get(), config);
+  Engine engine(worker.decoder.get(), worker.blender.get(), writer_.get(), EngineOptions());
+  for (const bool store : {false, true}) {
+    auto generation = Make("one");
+    generation->prompt = TinyRequest({TinyTokens(1, 200)});
+    generation->prompt.prefixes = true;
+    generation->prompt.store = store;
+    absl::Notification ended;
+    last_->on_ended = [&] { ended.Notify(); };
+    ASSERT_TRUE(engine.Submit(std::move(generation)).ok());
+    ended.WaitForNotification();
+    while (engine.stats().running > 0) std::this_thread::yield();
+    EXPECT_EQ(engine.stats().idle_blocks, store ? 3 : 0);
+  }
+}
+
 }  // namespace
 }  // namespace tessera
