@@ -69,6 +69,7 @@ EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelC
   options.drift = drift;
   options.queue = config.queue();
   options.scheduler.max_running = config.max_running();
+  options.scheduler.decode_share = config.decode_share();
   options.priority_step = absl::Milliseconds(config.priority_step());
   const int64_t bytes =
       config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;

@@ -40,7 +40,8 @@ class Planner {
   bool IsDecodeDue() const {
     const bool other_work =
         state_.has_chunk || std::any_of(running_.begin(), running_.end(), CanPrefill);
-    return !other_work || state_.since_decode >= state_.decode_step;
+    const double others = (1 - options_.decode_share) / options_.decode_share;
+    return !other_work || state_.since_decode >= others * state_.decode_step;
   }
 
   // Takes the last in order off those that run.

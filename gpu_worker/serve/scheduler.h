@@ -47,6 +47,8 @@ struct SchedulerOptions {
   size_t max_running = 32;
   // Of these, how many prefill: the loads of some go on while another computes.
   size_t max_prefilling = 4;
+  // Of the time, while there is other work: what decode steps get. (0, 1]
+  double decode_share = 0.25;
 };
 
 // In the order in which it is to be carried out.
@@ -73,7 +75,9 @@ double RankOf(int32_t priority, absl::Time submitted, absl::Duration priority_st
 //   decodes; nobody overtakes. One of a better priority takes the place of a later one of a worse.
 // - One prefill gets a step: one that is new, so that its chunks are on their way, otherwise the
 //   first in order that does not wait for bytes.
-// - Decoding alternates with prefills and chunks, and gets half of the time.
+// - Decoding alternates with prefills and chunks, and gets its share of the time: the smaller it
+// is, the
+//   more requests decode together, which costs little more than one does.
 Batch Schedule(const SchedulerState& state, const SchedulerOptions& options);
 
 }  // namespace tessera

@@ -119,12 +119,13 @@ TEST(SchedulerTest, ANewPrefillAsksForItsChunksFirst) {
   EXPECT_FALSE(Schedule(state, {}).prefilled.has_value());
 }
 
-TEST(SchedulerTest, DecodingGetsHalfOfTheTime) {
+TEST(SchedulerTest, DecodingGetsItsShareOfTheTime) {
   SchedulerState state = {.entries = {Decoding(1, 5), Prefilling(2, 5)},
-                          .since_decode = absl::Milliseconds(9),
+                          .since_decode = absl::Milliseconds(29),
                           .decode_step = absl::Milliseconds(10)};
   EXPECT_TRUE(Schedule(state, {}).decoded.empty());
-  state.since_decode = absl::Milliseconds(10);
+  EXPECT_FALSE(Schedule(state, {.decode_share = 0.5}).decoded.empty());
+  state.since_decode = absl::Milliseconds(30);
   EXPECT_EQ(Schedule(state, {}).decoded, (Ids{1}));
   EXPECT_EQ(Schedule(state, {}).prefilled, 2u);
   state.since_decode = absl::ZeroDuration();
