@@ -3,6 +3,7 @@
 #ifndef TESSERA_BASE_STEPS_H_
 #define TESSERA_BASE_STEPS_H_
 
+#include <atomic>
 #include <coroutine>
 #include <exception>
 #include <optional>
@@ -158,6 +159,23 @@ class [[nodiscard]] Steps {
   std::coroutine_handle<promise_type> work_;
   steps_internal::Chain chain_;
 };
+
+// Runs work to its end on the calling thread, CANCELLED when *cancelled turns true. wait(until):
+// called when it waits, returns when something may have arrived, and at `until` at the latest.
+template <typename T, typename Wait>
+T RunSteps(Steps<T> work, const std::atomic<bool>& cancelled, Wait wait) {
+  do {
+    if (cancelled) return absl::CancelledError("the request was cancelled");
+    if (work.state() == StepState::kWaiting) wait(work.waits_until());
+  } while (work.Step() != StepState::kDone);
+  return work.TakeResult();
+}
+
+// The same for work that never waits.
+template <typename T>
+T RunSteps(Steps<T> work, const std::atomic<bool>& cancelled) {
+  return RunSteps(std::move(work), cancelled, [](absl::Time) {});
+}
 
 }  // namespace tessera
 

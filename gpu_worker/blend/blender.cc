@@ -135,13 +135,9 @@ Steps<absl::StatusOr<Prefilled>> Blender::Prefilling(const BlendRequest& request
 absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const CancelFlag& cancelled,
                                            Decoder::OnRows on_rows) {
   KvMemory kv(decoder_.config(), request.Tokens() + request.max_new_tokens);
-  auto steps = Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows));
   const CancelFlag::Hook on_cancelled(cancelled, [this] { pool_.Progress(); });
-  do {
-    if (cancelled.IsSet()) return absl::CancelledError("the request was cancelled");
-    if (steps.state() == StepState::kWaiting) pool_.AwaitProgress(steps.waits_until());
-  } while (steps.Step() != StepState::kDone);
-  return steps.TakeResult();
+  return RunSteps(Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows)),
+                  cancelled.value(), [this](absl::Time until) { pool_.AwaitProgress(until); });
 }
 
 std::vector<WantedChunk> Blender::WantedOf(const BlendRequest& request) const {

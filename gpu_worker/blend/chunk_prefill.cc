@@ -63,11 +63,7 @@ Steps<absl::Status> ChunkPrefill::RunningPiece(int64_t sink_tokens,
 absl::Status ChunkPrefill::RunPiece(int64_t sink_tokens, absl::Span<const uint32_t> tokens,
                                     int64_t piece, const std::atomic<bool>& cancelled,
                                     const KvMemory& kv, RawChunk& chunk) {
-  auto steps = RunningPiece(sink_tokens, tokens, piece, kv, chunk);
-  do {
-    if (cancelled) return absl::CancelledError("the request was cancelled");
-  } while (steps.Step() != StepState::kDone);
-  return steps.TakeResult();
+  return RunSteps(RunningPiece(sink_tokens, tokens, piece, kv, chunk), cancelled);
 }
 
 absl::Status ChunkPrefill::Run(absl::Span<const uint32_t> sink, absl::Span<const uint32_t> tokens,

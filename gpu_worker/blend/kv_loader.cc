@@ -100,12 +100,8 @@ Steps<absl::Status> KvLoader::Arriving(int64_t layer) {
 
 absl::Status KvLoader::WaitForLayer(int64_t layer) {
   const CancelFlag::Hook on_cancelled(cancelled_, [this] { pool_.Progress(); });
-  auto arriving = Arriving(layer);
-  while (arriving.Step() != StepState::kDone) {
-    if (cancelled_.IsSet()) return absl::CancelledError("the request was cancelled");
-    if (arriving.state() == StepState::kWaiting) pool_.AwaitProgress(arriving.waits_until());
-  }
-  return arriving.TakeResult();
+  return RunSteps(Arriving(layer), cancelled_.value(),
+                  [this](absl::Time until) { pool_.AwaitProgress(until); });
 }
 
 const RawChunk& KvLoader::chunk(size_t i) const {

@@ -153,11 +153,7 @@ Steps<absl::StatusOr<Activations>> Decoder::Extending(const KvMemory& kv,
 absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                             int64_t first, const std::atomic<bool>& cancelled,
                                             OnRows on_rows) const {
-  auto steps = Extending(kv, ids, first, std::move(on_rows));
-  do {
-    if (cancelled) return absl::CancelledError("the request was cancelled");
-  } while (steps.Step() != StepState::kDone);
-  return steps.TakeResult();
+  return RunSteps(Extending(kv, ids, first, std::move(on_rows)), cancelled);
 }
 
 Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
