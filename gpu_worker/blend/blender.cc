@@ -82,7 +82,7 @@ std::unique_ptr<ChunkRun> Blender::MakeChunkRun(absl::Span<const uint32_t> token
                                                 const CancelFlag* cancelled) {
   CHECK(!tokens.empty());
   CHECK(config_.sink != SinkKind::kLead);
-  return std::make_unique<ChunkRun>(&decoder_, &client_, &chunk_prefill_, &pool_,
+  return std::make_unique<ChunkRun>(&decoder_, &client_, &questions_, &chunk_prefill_, &pool_,
                                     Want(tokens, bos_, salt), config_.tokens_per_piece,
                                     FetchTimeout(static_cast<int64_t>(tokens.size())), cancelled);
 }

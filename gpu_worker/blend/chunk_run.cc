@@ -12,10 +12,12 @@ constexpr absl::Duration kAskTimeout = absl::Seconds(10);
 
 }  // namespace
 
-ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill,
-                   ChunkPool* pool, const WantedChunk& wanted, int64_t tokens_per_piece,
-                   absl::Duration fetch_timeout, const CancelFlag* cancelled)
+ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* questions,
+                   ChunkPrefill* prefill, ChunkPool* pool, const WantedChunk& wanted,
+                   int64_t tokens_per_piece, absl::Duration fetch_timeout,
+                   const CancelFlag* cancelled)
     : client_(*client),
+      questions_(*questions),
       prefill_(*prefill),
       pool_(*pool),
       wanted_(wanted),
@@ -29,10 +31,13 @@ ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* pr
   missing_.assign(piece_keys_.size(), true);
 }
 
-void ChunkRun::Ask() {
-  missing_ = client_.FindMissing(piece_keys_, kAskTimeout);
+Steps<absl::Status> ChunkRun::Asking() {
+  const std::shared_ptr<MissingKeys> answer = questions_.Ask(piece_keys_, kAskTimeout);
+  while (answer != nullptr && !answer->ready()) co_await WaitStep();
+  if (answer != nullptr) missing_ = answer->Take();
   next_ = std::find(missing_.begin(), missing_.end(), true) - missing_.begin();
   end_ = missing_.rend() - std::find(missing_.rbegin(), missing_.rend(), true);
+  co_return absl::OkStatus();
 }
 
 Steps<absl::Status> ChunkRun::Computing() {

@@ -13,6 +13,7 @@
 #include "base/steps.h"
 #include "cache_server/chunk/key.h"
 #include "cache_server/client/cache_client.h"
+#include "gpu_worker/blend/cache_questions.h"
 #include "gpu_worker/blend/chunk_load.h"
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
@@ -21,18 +22,19 @@
 
 namespace tessera {
 
-// In this order: Ask, Computing unless all is there, Sources and TakeChunk.
+// In this order: Asking, Computing unless all is there, Sources and TakeChunk. On the thread that
+// issues device work.
 class ChunkRun {
  public:
-  // All pointers and the spans of `wanted` must outlive it. pool: told of the fetch's progress.
-  // fetch_timeout: for bringing the pieces that stand before the first missing one.
-  ChunkRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill, ChunkPool* pool,
-           const WantedChunk& wanted, int64_t tokens_per_piece, absl::Duration fetch_timeout,
-           const CancelFlag* cancelled);
+  // All pointers and the spans of `wanted` must outlive it. questions: of the same cache as client.
+  // pool: told of the fetch's progress. fetch_timeout: for bringing the pieces that stand before
+  // the first missing one.
+  ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* questions,
+           ChunkPrefill* prefill, ChunkPool* pool, const WantedChunk& wanted,
+           int64_t tokens_per_piece, absl::Duration fetch_timeout, const CancelFlag* cancelled);
 
-  // Asks the cache which pieces it has; moves none. A cache that does not answer has none. Waits
-  // for the answer; on any one thread.
-  void Ask();
+  // Asks the cache which pieces it has; moves none. A cache that does not answer has none.
+  Steps<absl::Status> Asking();
 
   // Whether the cache had every piece.
   bool has_all() const { return next_ >= end_; }
@@ -57,6 +59,7 @@ class ChunkRun {
   Steps<absl::Status> Fetching();
 
   CacheClient& client_;
+  CacheQuestions& questions_;
   ChunkPrefill& prefill_;
   ChunkPool& pool_;
   const WantedChunk wanted_;

@@ -23,28 +23,26 @@ void LogStored(const ChunkWork& work, const ChunkReport& report) {
 ChunkTask::ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer)
     : work_(std::move(work)),
       writer_(*writer),
-      run_(blender->MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get())) {}
+      run_(blender->MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get())),
+      steps_(Running()) {}
 
 StepState ChunkTask::Step() {
-  if (!steps_.has_value() && !run_->has_all()) {
-    const absl::Status reserved = Reserve();
-    if (!reserved.ok()) {
-      work_->done(reserved);
-      return StepState::kDone;
-    }
-    steps_.emplace(run_->Computing());
+  const StepState state = steps_.Step();
+  if (state != StepState::kDone) return state;
+  const absl::Status computed = steps_.TakeResult();
+  if (computed.ok()) {
+    Store();
+  } else {
+    work_->done(computed);
   }
-  if (steps_.has_value()) {
-    const StepState state = steps_->Step();
-    if (state != StepState::kDone) return state;
-    const absl::Status computed = steps_->TakeResult();
-    if (!computed.ok()) {
-      work_->done(computed);
-      return StepState::kDone;
-    }
-  }
-  Store();
-  return StepState::kDone;
+  return state;
+}
+
+Steps<absl::Status> ChunkTask::Running() {
+  CO_RETURN_IF_ERROR(co_await run_->Asking());
+  if (run_->has_all()) co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(Reserve());
+  co_return co_await run_->Computing();
 }
 
 // Before it is computed: a chunk that cannot be stored is of no use here.

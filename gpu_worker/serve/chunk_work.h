@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,27 +39,25 @@ struct ChunkWork {
   absl::Time submitted;
 };
 
-// A ChunkWork under way: first Ask, then in steps on the thread that issues device work, the store
-// behind it on the writer's.
+// A ChunkWork under way: in steps on the thread that issues device work, the store behind it on the
+// writer's.
 class ChunkTask {
  public:
   // All must outlive it.
   ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer);
 
-  // Asks the cache what it has, and waits for the answer: on any one thread, before the first step.
-  void Ask() { run_->Ask(); }
-
   // One step. kDone: there is nothing more to do here, and done was told or will be after the
   // store.
   StepState Step();
   // After kWaiting: when to take the next step at the latest.
-  absl::Time waits_until() const { return steps_->waits_until(); }
+  absl::Time waits_until() const { return steps_.waits_until(); }
   // Ends it early.
   void Fail(const absl::Status& status) { work_->done(status); }
 
   const ChunkWork& work() const { return *work_; }
 
  private:
+  Steps<absl::Status> Running();
   absl::Status Reserve();
   ChunkReport Report() const;
   void Store();
@@ -68,7 +65,7 @@ class ChunkTask {
   std::unique_ptr<ChunkWork> work_;
   ChunkWriter& writer_;
   const std::unique_ptr<ChunkRun> run_;
-  std::optional<Steps<absl::Status>> steps_;  // from the first step on
+  Steps<absl::Status> steps_;  // of run_
   ChunkWriter::Room room_;
 };
 

@@ -135,7 +135,7 @@ void Engine::TakeArrivals() {
   for (const auto& run : runs_) {
     if (rung || (run->is_loading && run->loads_until <= absl::Now())) run->is_loading = false;
   }
-  if (chunk_asked_ && (rung || chunk_waits_until_ <= absl::Now())) chunk_waits_ = false;
+  if (rung || chunk_waits_until_ <= absl::Now()) chunk_waits_ = false;
   TakeChunk();
 }
 
@@ -149,14 +149,7 @@ void Engine::TakeChunk() {
   Hold(next->cancelled);
   chunk_cancelled_.emplace(*next->cancelled, [this] { inbox_.Ring(); });
   chunk_ = std::make_unique<ChunkTask>(std::move(next), &blender_, &writer_);
-  chunk_asked_ = false;
-  chunk_waits_ = true;
-  chunk_waits_until_ = absl::InfiniteFuture();
-  CHECK(asker_.TryRun([this] {
-    chunk_->Ask();
-    chunk_asked_ = true;
-    inbox_.Ring();
-  })) << "one chunk at a time is under way";
+  chunk_waits_ = false;
 }
 
 void Engine::EraseEnded() {

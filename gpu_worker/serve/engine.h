@@ -15,7 +15,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/cancel_flag.h"
-#include "base/thread_pool.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/resident_prefixes.h"
 #include "gpu_worker/model/decoder.h"
@@ -115,14 +114,12 @@ class Engine {
   uint64_t submitted_ = 0;
   std::vector<std::unique_ptr<Run>> runs_;  // waiting and running
   std::unique_ptr<ChunkTask> chunk_;
-  std::atomic<bool> chunk_asked_ = false;  // chunk_ has the cache's answer
-  bool chunk_waits_ = false;               // for that, or for bytes
+  bool chunk_waits_ = false;  // for the cache
   absl::Time chunk_waits_until_;
   std::optional<CancelFlag::Hook> chunk_cancelled_;
   absl::Duration since_decode_;  // prefills and chunks have run so long
   absl::Duration decode_step_;   // the last one took so long
   uint64_t preemptions_ = 0;
-  ThreadPool asker_{1, 1};  // asks the cache about chunk_, so that thread_ need not wait
   std::thread thread_;
 };
 
