@@ -11,6 +11,7 @@
 #include "absl/synchronization/notification.h"
 #include "gpu_worker/blend/self_test.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/forwarding_client.h"
 #include "tests/gpu_worker/blend/tiny_blend.h"
 
 namespace tessera {
@@ -181,47 +182,27 @@ TEST_F(TinyBlendTest, AChunkWithoutItsLastPieceIsCompletedToTheSameResult) {
 }
 
 // A cache whose streams break at a layer.
-class BreakingClient final : public CacheClient {
+class BreakingClient final : public ForwardingClient {
  public:
-  BreakingClient(CacheClient* real, uint32_t layer) : real_(*real), layer_(layer) {}
+  BreakingClient(CacheClient* real, uint32_t layer) : ForwardingClient(real), layer_(layer) {}
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
                                      const FetchOptions& options) override {
-    return std::make_unique<Stream>(real_.Fetch(std::move(targets), options), layer_);
+    return std::make_unique<Stream>(ForwardingClient::Fetch(std::move(targets), options), layer_);
   }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
-  }
-  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
-    return real_.FindMissing(keys, timeout);
-  }
-  ClientCounters counters() const override { return real_.counters(); }
 
  private:
-  class Stream final : public FetchStream {
+  class Stream final : public ForwardingStream {
    public:
     Stream(std::unique_ptr<FetchStream> real, uint32_t layer)
-        : real_(std::move(real)), layer_(layer) {}
-    std::vector<std::string> WaitForHeader() override { return real_->WaitForHeader(); }
+        : ForwardingStream(std::move(real)), layer_(layer) {}
     bool WaitForSlice(size_t target, uint32_t layer) override {
-      return (layer < layer_ || target % 3 != 2) && real_->WaitForSlice(target, layer);
+      return (layer < layer_ || target % 3 != 2) && ForwardingStream::WaitForSlice(target, layer);
     }
-    bool HeaderReady() override { return real_->HeaderReady(); }
-    bool SliceReady(size_t target, uint32_t layer) override {
-      return real_->SliceReady(target, layer);
-    }
-    absl::Time ready_by() override { return real_->ready_by(); }
-    absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-      return real_->Slice(target, layer);
-    }
-    bool LeaseHeld() override { return real_->LeaseHeld(); }
-    void Cancel() override { real_->Cancel(); }
 
    private:
-    std::unique_ptr<FetchStream> real_;
     const uint32_t layer_;
   };
-  CacheClient& real_;
+
   const uint32_t layer_;
 };
 

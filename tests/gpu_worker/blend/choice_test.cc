@@ -13,36 +13,26 @@
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/prompt_cost.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/forwarding_client.h"
 #include "tests/gpu_worker/blend/tiny_blend.h"
 
 namespace tessera {
 namespace {
 
 // Counts the questions that move no KV.
-class CountingClient final : public CacheClient {
+class CountingClient final : public ForwardingClient {
  public:
-  explicit CountingClient(CacheClient* real) : real_(*real) {}
-  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                     const FetchOptions& options) override {
-    return real_.Fetch(std::move(targets), options);
-  }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
-  }
+  using ForwardingClient::ForwardingClient;
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
                                 absl::Duration timeout) override {
     ++questions;
     if (silent) go_on.WaitForNotification();
-    return real_.FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, timeout);
   }
-  ClientCounters counters() const override { return real_.counters(); }
 
   int questions = 0;
   bool silent = false;  // until go_on
   absl::Notification go_on;
-
- private:
-  CacheClient& real_;
 };
 
 class ChoiceTest : public TinyBlendTest {

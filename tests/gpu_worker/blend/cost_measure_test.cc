@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "gpu_worker/blend/metered_client.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/forwarding_client.h"
 #include "tests/gpu_worker/blend/tiny_blend.h"
 
 namespace tessera {
@@ -36,52 +37,37 @@ TEST_F(TinyBlendTest, MeasuringChangesNoResult) {
 }
 
 // Hands every slice out only after a while, the same for all.
-class SlowClient final : public CacheClient {
+class SlowClient final : public ForwardingClient {
  public:
-  SlowClient(CacheClient* real, absl::Duration delay) : real_(*real), delay_(delay) {}
+  SlowClient(CacheClient* real, absl::Duration delay) : ForwardingClient(real), delay_(delay) {}
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
                                      const FetchOptions& options) override {
-    return std::make_unique<Stream>(real_.Fetch(std::move(targets), options), delay_);
-  }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
+    return std::make_unique<Stream>(ForwardingClient::Fetch(std::move(targets), options), delay_);
   }
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
                                 absl::Duration timeout) override {
     absl::SleepFor(delay_);
-    return real_.FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, timeout);
   }
-  ClientCounters counters() const override { return real_.counters(); }
 
  private:
-  class Stream final : public FetchStream {
+  class Stream final : public ForwardingStream {
    public:
     Stream(std::unique_ptr<FetchStream> real, absl::Duration delay)
-        : real_(std::move(real)), delay_(delay) {}
+        : ForwardingStream(std::move(real)), delay_(delay) {}
     std::vector<std::string> WaitForHeader() override {
       absl::SleepFor(delay_);
-      return real_->WaitForHeader();
+      return ForwardingStream::WaitForHeader();
     }
     bool WaitForSlice(size_t target, uint32_t layer) override {
       absl::SleepFor(delay_);
-      return real_->WaitForSlice(target, layer);
+      return ForwardingStream::WaitForSlice(target, layer);
     }
-    bool HeaderReady() override { return real_->HeaderReady(); }
-    bool SliceReady(size_t target, uint32_t layer) override {
-      return real_->SliceReady(target, layer);
-    }
-    absl::Time ready_by() override { return real_->ready_by(); }
-    absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-      return real_->Slice(target, layer);
-    }
-    bool LeaseHeld() override { return real_->LeaseHeld(); }
-    void Cancel() override { real_->Cancel(); }
 
    private:
-    std::unique_ptr<FetchStream> real_;
     const absl::Duration delay_;
   };
-  CacheClient& real_;
+
   const absl::Duration delay_;
 };
 

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/forwarding_client.h"
 #include "tests/gpu_worker/blend/tiny_blend.h"
 
 namespace tessera {
@@ -78,28 +79,17 @@ class Listener final : public GenerationListener {
 };
 
 // A cache whose word about what is missing can be waited for, and held back.
-class HeldClient final : public CacheClient {
+class HeldClient final : public ForwardingClient {
  public:
-  explicit HeldClient(CacheClient* real) : real_(*real) {}
-  std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
-                                     const FetchOptions& options) override {
-    return real_.Fetch(std::move(targets), options);
-  }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
-  }
+  using ForwardingClient::ForwardingClient;
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
                                 absl::Duration timeout) override {
     if (!asked.HasBeenNotified()) asked.Notify();
     go_on.WaitForNotification();
-    return real_.FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, timeout);
   }
-  ClientCounters counters() const override { return real_.counters(); }
 
   absl::Notification asked, go_on;
-
- private:
-  CacheClient& real_;
 };
 
 class EngineTest : public TinyBlendTest {

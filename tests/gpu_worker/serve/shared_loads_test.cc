@@ -8,56 +8,37 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "tests/cache_server/testing/forwarding_client.h"
 #include "tests/gpu_worker/serve/worker_fixture.h"
 
 namespace tessera {
 namespace {
 
 // A cache whose answers can be held back.
-class HeldAnswers final : public CacheClient {
+class HeldAnswers final : public ForwardingClient {
  public:
-  explicit HeldAnswers(CacheClient* real) : real_(*real) {}
+  using ForwardingClient::ForwardingClient;
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
                                      const FetchOptions& options) override {
-    return std::make_unique<Stream>(real_.Fetch(std::move(targets), options), &held);
+    return std::make_unique<Stream>(ForwardingClient::Fetch(std::move(targets), options), &held);
   }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
-  }
-  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
-    return real_.FindMissing(keys, timeout);
-  }
-  ClientCounters counters() const override { return real_.counters(); }
 
   std::atomic<bool> held = false;
 
  private:
-  class Stream final : public FetchStream {
+  class Stream final : public ForwardingStream {
    public:
     Stream(std::unique_ptr<FetchStream> real, const std::atomic<bool>* held)
-        : real_(std::move(real)), held_(*held) {}
-    std::vector<std::string> WaitForHeader() override { return real_->WaitForHeader(); }
-    bool WaitForSlice(size_t target, uint32_t layer) override {
-      return real_->WaitForSlice(target, layer);
-    }
-    bool HeaderReady() override { return !held_ && real_->HeaderReady(); }
+        : ForwardingStream(std::move(real)), held_(*held) {}
+    bool HeaderReady() override { return !held_ && ForwardingStream::HeaderReady(); }
     bool SliceReady(size_t target, uint32_t layer) override {
-      return !held_ && real_->SliceReady(target, layer);
+      return !held_ && ForwardingStream::SliceReady(target, layer);
     }
     absl::Time ready_by() override { return absl::InfiniteFuture(); }
-    absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-      return real_->Slice(target, layer);
-    }
-    bool LeaseHeld() override { return real_->LeaseHeld(); }
-    void Cancel() override { real_->Cancel(); }
 
    private:
-    const std::unique_ptr<FetchStream> real_;
     const std::atomic<bool>& held_;
   };
-
-  CacheClient& real_;
 };
 
 // A Generate call on a thread of its own.
