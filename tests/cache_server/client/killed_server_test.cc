@@ -95,48 +95,43 @@ TEST(KilledServerTest, SharedMemoryOutlivesItsServer) {
   EXPECT_GT(client->counters().shm_bytes, before);
 }
 
-class PausedServerTest : public ::testing::TestWithParam<bool> {};
+// A server that was stopped after it took some pieces: whoever fetches them runs into the deadline.
+class PausedServerTest : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    client_ = MakeClient(server_.address(), /*shared_memory=*/GetParam());
+    ASSERT_EQ(client_->Store(memory_.Sources(), absl::Seconds(60)), kPieces);
+    server_.Signal(SIGSTOP);
+    start_ = absl::Now();
+  }
+  void TearDown() override {
+    EXPECT_LT(absl::Now() - start_, absl::Seconds(4));
+    EXPECT_EQ(client_->counters().shm_fallbacks, GetParam() ? 1u : 0u);
+    server_.Signal(SIGCONT);
+  }
+
+  static constexpr absl::Duration kTimeout = absl::Milliseconds(600);
+  ServerProcess server_{"127.0.0.1:0"};
+  PieceMemory memory_{0, kPieces, kShape};
+  std::unique_ptr<CacheClient> client_;
+  absl::Time start_;
+};
 INSTANTIATE_TEST_SUITE_P(WithAndWithoutSharedMemory, PausedServerTest, ::testing::Bool());
 
 TEST_P(PausedServerTest, RunsIntoTheDeadline) {
-  const bool shared_memory = GetParam();
-  ServerProcess server("127.0.0.1:0");
-  const auto client = MakeClient(server.address(), shared_memory);
-  PieceMemory memory(0, kPieces, kShape);
-  ASSERT_EQ(client->Store(memory.Sources(), absl::Seconds(60)), kPieces);
-  server.Signal(SIGSTOP);
-  const absl::Time start = absl::Now();
-  {
-    const auto stream = client->Fetch(memory.Targets(), {.timeout = absl::Milliseconds(600)});
-    EXPECT_FALSE(stream->WaitForSlice(0, 0));
-  }
-  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
-  EXPECT_EQ(client->counters().shm_fallbacks, shared_memory ? 1u : 0u);
-  server.Signal(SIGCONT);
+  const auto stream = client_->Fetch(memory_.Targets(), {.timeout = kTimeout});
+  EXPECT_FALSE(stream->WaitForSlice(0, 0));
 }
 
 TEST_P(PausedServerTest, IsNotWaitedForByWhoAsks) {
-  const bool shared_memory = GetParam();
-  ServerProcess server("127.0.0.1:0");
-  const auto client = MakeClient(server.address(), shared_memory);
-  PieceMemory memory(0, kPieces, kShape);
-  ASSERT_EQ(client->Store(memory.Sources(), absl::Seconds(60)), kPieces);
-  server.Signal(SIGSTOP);
-  const absl::Time start = absl::Now();
-  {
-    AutoResetEvent progress;
-    const auto stream = client->Fetch(
-        memory.Targets(),
-        {.timeout = absl::Milliseconds(600), .on_progress = [&] { progress.Signal(); }});
-    EXPECT_FALSE(stream->HeaderReady());
-    while (!stream->HeaderReady()) progress.Await(stream->ready_by());
-    EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>(kPieces));
-    EXPECT_TRUE(stream->SliceReady(0, 0));
-    EXPECT_FALSE(stream->WaitForSlice(0, 0));
-  }
-  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
-  EXPECT_EQ(client->counters().shm_fallbacks, shared_memory ? 1u : 0u);
-  server.Signal(SIGCONT);
+  AutoResetEvent progress;
+  const auto stream = client_->Fetch(
+      memory_.Targets(), {.timeout = kTimeout, .on_progress = [&] { progress.Signal(); }});
+  EXPECT_FALSE(stream->HeaderReady());
+  while (!stream->HeaderReady()) progress.Await(stream->ready_by());
+  EXPECT_EQ(stream->WaitForHeader(), std::vector<std::string>(kPieces));
+  EXPECT_TRUE(stream->SliceReady(0, 0));
+  EXPECT_FALSE(stream->WaitForSlice(0, 0));
 }
 
 TEST(ServerProcessTest, TakenPortIsOneClearLine) {

@@ -8,25 +8,18 @@
 namespace tessera {
 namespace {
 
-class AffinityRoutingTest : public PoolFixture {
+class AffinityRoutingTest : public TwoWorkersFixture {
  protected:
   void SetUp() override {
-    home_ = Stub();
-    other_ = Stub();
+    TwoWorkersFixture::SetUp();
     Restart({});
   }
 
   // `home_` is then the one that the hash of chunk 1 points to; nothing is known yet.
   void Restart(const WorkerPoolOptions& options) {
-    pool_.reset();
-    StartPool({home_->address(), other_->address()}, options);
-    AwaitReadyWorkers(2);
-    const int before = other_->calls();
-    ASSERT_TRUE(Run(ChunksRequest({1})).ok());
-    if (other_->calls() != before) std::swap(home_, other_);
-    pool_.reset();
-    StartPool({home_->address(), other_->address()}, options);
-    AwaitReadyWorkers(2);
+    StartTwo(options);
+    FindHome();
+    StartTwo(options);
   }
 
   // Has the other worker serve a request that would go to the home.
@@ -35,16 +28,6 @@ class AffinityRoutingTest : public PoolFixture {
     ASSERT_TRUE(Run(request).ok());
     home_->Set({});
   }
-
-  // Whether the home worker took it.
-  bool GoesHome(const v1::GenerateRequest& request) {
-    const int before = home_->calls();
-    EXPECT_TRUE(Run(request).ok());
-    return home_->calls() != before;
-  }
-
-  std::unique_ptr<StubWorker> home_;
-  std::unique_ptr<StubWorker> other_;
 };
 
 TEST_F(AffinityRoutingTest, AChunkGoesToWhoServedIt) {

@@ -159,6 +159,39 @@ class PoolFixture : public testing::Test {
   std::unique_ptr<WorkerPool> pool_;
 };
 
+// Two workers, of which a test calls one the home of its chunks.
+class TwoWorkersFixture : public PoolFixture {
+ protected:
+  void SetUp() override {
+    home_ = Stub();
+    other_ = Stub();
+  }
+
+  // A gateway that has routed nothing yet.
+  void StartTwo(const WorkerPoolOptions& options) {
+    pool_.reset();
+    StartPool({home_->address(), other_->address()}, options);
+    AwaitReadyWorkers(2);
+  }
+
+  // Makes the one that the hash of chunk 1 points to the home; the gateway has seen the chunk then.
+  void FindHome() {
+    const int before = other_->calls();
+    ASSERT_TRUE(Run(ChunksRequest({1})).ok());
+    if (other_->calls() != before) std::swap(home_, other_);
+  }
+
+  // Whether the home worker took it.
+  bool GoesHome(const v1::GenerateRequest& request) {
+    const int before = home_->calls();
+    EXPECT_TRUE(Run(request).ok());
+    return home_->calls() != before;
+  }
+
+  std::unique_ptr<StubWorker> home_;
+  std::unique_ptr<StubWorker> other_;
+};
+
 }  // namespace tessera
 
 #endif  // TESSERA_TESTS_GATEWAY_ROUTER_POOL_FIXTURE_H_

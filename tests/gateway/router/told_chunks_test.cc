@@ -16,40 +16,23 @@ uint64_t HashOf(uint32_t seed) {
   return ChunkHash("", std::vector<uint32_t>(ids.begin(), ids.end()));
 }
 
-class ToldChunksTest : public PoolFixture {
+class ToldChunksTest : public TwoWorkersFixture {
  protected:
   void SetUp() override {
-    home_ = Stub();
-    other_ = Stub();
-    // Which of the two the hash of chunk 1 points to.
+    TwoWorkersFixture::SetUp();
     StartTwo();
-    ASSERT_TRUE(Run(ChunksRequest({1})).ok());
-    if (other_->calls() != 0) std::swap(home_, other_);
+    FindHome();
     home_->Set({.tells_chunks = true});
     other_->Set({.tells_chunks = true});
   }
 
-  // A gateway that has routed nothing yet.
-  void StartTwo() {
-    pool_.reset();
-    StartPool({home_->address(), other_->address()}, {.poll_up = absl::Milliseconds(20)});
-    AwaitReadyWorkers(2);
-  }
+  void StartTwo() { TwoWorkersFixture::StartTwo({.poll_up = absl::Milliseconds(20)}); }
   void AwaitTold() {
     Await([&] {
       const std::vector<WorkerState> states = pool_->States();
       return states[0].tells_chunks && states[1].tells_chunks;
     });
   }
-
-  bool GoesHome(const v1::GenerateRequest& request) {
-    const int before = home_->calls();
-    EXPECT_TRUE(Run(request).ok());
-    return home_->calls() != before;
-  }
-
-  std::unique_ptr<StubWorker> home_;
-  std::unique_ptr<StubWorker> other_;
 };
 
 TEST_F(ToldChunksTest, AChunkGoesToWhoHasItThoughThisGatewayNeverSentIt) {
