@@ -51,9 +51,11 @@ struct Chain {
 struct PromiseBase {
   Chain* chain = nullptr;
   std::coroutine_handle<> awaiting;  // who goes on when this ends; null: the outermost
+  std::exception_ptr exception;
 
   std::suspend_always initial_suspend() const noexcept { return {}; }
-  void unhandled_exception() const noexcept { std::terminate(); }
+  // Comes to who takes the result: std::bad_alloc, where a device has no memory left.
+  void unhandled_exception() noexcept { exception = std::current_exception(); }
 
   struct Final {
     bool await_ready() const noexcept { return false; }
@@ -133,8 +135,11 @@ class [[nodiscard]] Steps {
     return chain_.state;
   }
 
-  // The result, once, after kDone.
-  T TakeResult() { return *std::move(work_.promise().result); }
+  // The result, once, after kDone; throws what the work threw.
+  T TakeResult() {
+    if (work_.promise().exception) std::rethrow_exception(work_.promise().exception);
+    return *std::move(work_.promise().result);
+  }
 
   // What the last step gave.
   StepState state() const { return chain_.state; }

@@ -25,6 +25,7 @@
 #include "gpu_worker/blend/self_test.h"
 #include "gpu_worker/calibrate/calibrate.h"
 #include "gpu_worker/calibrate/calibration.h"
+#include "gpu_worker/device/make_ops.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
 #include "gpu_worker/serve/chunk_writer.h"
@@ -40,13 +41,12 @@ namespace {
 // A prompt of max_len tokens needs that much KV memory: better to know it now than in the middle of
 // a request.
 absl::Status CheckKvFits(const Decoder& decoder) {
-  const int64_t physical = PhysicalBytes();
-  const int64_t needed = decoder.max_len() * KvMemory::BytesPerToken(decoder.config());
+  const int64_t physical = decoder.memory().total_bytes();
+  const int64_t needed = decoder.max_len() * decoder.KvBytesPerToken();
   if (needed <= physical) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("the KV of ", decoder.max_len(), " tokens takes ", needed >> 20,
-                   " MiB, but this machine has ", physical >> 20, " MiB: set --max_len to at most ",
-                   physical / KvMemory::BytesPerToken(decoder.config()) / 2));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the KV of ", decoder.max_len(), " tokens takes ", needed >> 20, " MiB, but this device has ",
+      physical >> 20, " MiB: set --max_len to at most ", physical / decoder.KvBytesPerToken() / 2));
 }
 
 // False when the worker must not blend: it then serves exact, which is always right.
@@ -152,17 +152,17 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
                    ConnectCache(CacheAddressFrom(config)));
   MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
-  ChunkPool pool(ChunkPoolBytes(config));
+  ChunkPool pool(ChunkPoolBytes(config, decoder.memory()));
   Blender blender(&decoder, &client, fingerprint, blend, &pool);
   blender.set_costs(&costs);
   ServedModel served{ModelNameFrom(config), fingerprint.ToHex(),
                      config.blend() && PassesSelfTest(decoder, blend, blender, counts),
                      !config.cache().empty(), calibration};
-  // As much as the chunks of one longest prompt, which are bf16 and half the KV memory's size.
+  // As much as the chunks of one longest prompt.
   ChunkWriter writer(&client, blend.tokens_per_piece,
-                     decoder.max_len() * KvMemory::BytesPerToken(decoder.config()) / 2);
+                     decoder.max_len() * KvMemory::BytesPerToken(decoder.config(), DType::kBf16));
   DriftSampler drift(config.drift_sample(), &decoder, DriftKl(metrics.get()));
-  Engine engine(&decoder, &blender, &writer, EngineOptionsFrom(config, decoder.config(), &drift));
+  Engine engine(&decoder, &blender, &writer, EngineOptionsFrom(config, decoder, &drift));
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
                    StartWorkerServer(config.listen(), served,
                                      {.decoder = &decoder,
@@ -195,7 +195,8 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
 absl::Status Run(config::WorkerConfig config, const config::LoadedConfig& loaded) {
   // Before the model is read, which takes a while.
   RETURN_IF_ERROR(BlendConfigFrom(config).status());
-  const std::unique_ptr<Ops> ops = MakeCpuOps(static_cast<int>(config.threads()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops,
+                   MakeOps(config.device(), static_cast<int>(config.threads())));
   const absl::Time start = absl::Now();
   LOG(INFO) << "event=loading model=" << config.model();
   ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> decoder,

@@ -1,7 +1,5 @@
 #include "gpu_worker/settings.h"
 
-#include <unistd.h>
-
 #include "base/status_macros.h"
 #include "gpu_worker/calibrate/sink_name.h"
 
@@ -61,9 +59,16 @@ std::string ModelNameFrom(const WorkerConfig& config) {
   return folder.substr(folder.rfind('/') + 1);
 }
 
-int64_t PhysicalBytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
+namespace {
 
-EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
+// A machine gives its memory to others too, and takes some back; what a device has left is ours.
+int64_t BytesToDivide(const DeviceMemory& memory) {
+  return memory.is_host() ? memory.total_bytes() : memory.free_bytes();
+}
+
+}  // namespace
+
+EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const Decoder& decoder,
                                 DriftSampler* drift) {
   EngineOptions options;
   options.drift = drift;
@@ -71,16 +76,16 @@ EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelC
   options.scheduler.max_running = config.max_running();
   options.scheduler.decode_share = config.decode_share();
   options.priority_step = absl::Milliseconds(config.priority_step());
-  const int64_t bytes =
-      config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes()) : PhysicalBytes() / 2;
-  options.kv_tokens = bytes / KvMemory::BytesPerToken(model);
+  const int64_t bytes = config.kv_bytes() > 0 ? static_cast<int64_t>(config.kv_bytes())
+                                              : BytesToDivide(decoder.memory()) / 2;
+  options.kv_tokens = bytes / decoder.KvBytesPerToken();
   return options;
 }
 
-int64_t ChunkPoolBytes(const config::WorkerConfig& config) {
+int64_t ChunkPoolBytes(const config::WorkerConfig& config, DeviceMemory& memory) {
   if (!config.chunk_pool()) return 0;
   return config.chunk_pool_bytes() > 0 ? static_cast<int64_t>(config.chunk_pool_bytes())
-                                       : PhysicalBytes() / 8;
+                                       : BytesToDivide(memory) / 8;
 }
 
 }  // namespace tessera

@@ -31,15 +31,12 @@ CacheAddress CacheAddressFrom(const config::WorkerConfig& config);
 // What clients call the model.
 std::string ModelNameFrom(const config::WorkerConfig& config);
 
-// Bytes of memory that this machine has.
-int64_t PhysicalBytes();
-
 // drift: null: none; must outlive the engine.
-EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const ModelConfig& model,
+EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const Decoder& decoder,
                                 DriftSampler* drift);
 
 // What the chunks that stay resident may take; 0: none stays.
-int64_t ChunkPoolBytes(const config::WorkerConfig& config);
+int64_t ChunkPoolBytes(const config::WorkerConfig& config, DeviceMemory& memory);
 
 }  // namespace tessera
 

@@ -6,6 +6,30 @@
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
+
+// A number for every row of the prompt, zero at first, in the device's memory.
+class Scores {
+ public:
+  Scores(DeviceMemory& memory, size_t rows)
+      : memory_(memory), numbers_(memory, DType::kF32, 1, static_cast<int64_t>(rows)) {
+    memory_.Zero(numbers_->memory, Bytes());
+  }
+  absl::Span<float> span() { return {numbers_->data(), static_cast<size_t>(numbers_->cols)}; }
+  std::vector<float> ToHost() const {
+    std::vector<float> host(numbers_->cols);
+    memory_.Download(numbers_->memory, Bytes(), host.data());
+    return host;
+  }
+
+ private:
+  size_t Bytes() const { return numbers_->cols * sizeof(float); }
+
+  DeviceMemory& memory_;
+  const Activations numbers_;
+};
+
+}  // namespace
 
 BlendRun::BlendRun(const Decoder& decoder, KvLoader& loader, const BlendConfig& config,
                    const BlendRequest& request, PromptMemory memory)
@@ -62,45 +86,50 @@ Steps<absl::StatusOr<Prefilled>> BlendRun::Run() {
 Steps<absl::Status> BlendRun::PlaceLayer(int64_t layer) {
   if (placed_[layer]) co_return absl::OkStatus();
   CO_RETURN_IF_ERROR(co_await loader_.Arriving(layer));
+  ops_.PlaceSlices(SlicesOf(layer, /*resident=*/false), decoder_.rope(), kv_.Layer(layer));
+  placed_[layer] = true;
+  co_return absl::OkStatus();
+}
+
+std::vector<PlacedSlice> BlendRun::SlicesOf(int64_t layer, bool resident) {
+  std::vector<PlacedSlice> slices;
   for (size_t i = 0; i < places_.size(); ++i) {
     const RawChunk& chunk = loader_.chunk(i);
     for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
-      if (i == 0 && chunk.FirstToken(piece) < resident_tokens_) continue;
-      ops_.PlaceSlice(chunk.Slice(piece, layer), places_[i].start + chunk.FirstToken(piece),
-                      decoder_.rope(), kv_.Layer(layer));
+      const int64_t first = chunk.FirstToken(piece);
+      if (!resident && i == 0 && first < resident_tokens_) continue;
+      slices.push_back({chunk.Slice(piece, layer), places_[i].start + first});
     }
   }
-  placed_[layer] = true;
-  co_return absl::OkStatus();
+  return slices;
 }
 
 // One pass of the suffix alone over the placed chunks. Its own K and V stay in the memory until the
 // recompute overwrites them.
 Steps<absl::StatusOr<std::vector<float>>> BlendRun::QueryScores() {
   const absl::Span<const uint32_t> suffix = absl::MakeConstSpan(ids_).subspan(suffix_start_);
-  const std::vector<int32_t> positions = PositionsFrom(suffix_start_, suffix.size());
+  const Indices positions(decoder_.memory(), PositionsFrom(suffix_start_, suffix.size()));
   const bool by_norm = request_.policy.kind() == SelectionPolicy::Kind::kQueryV;
   const int64_t layers = decoder_.config().layers;
-  std::vector<float> scores(ids_.size(), 0.0f);
+  Scores scores(decoder_.memory(), ids_.size());
   const Activations h = decoder_.Embed(suffix);
   for (int64_t layer = 0; layer < layers; ++layer) {
     if (layer > 0) co_await NextStep();
     CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
-    const LayerKv memory = kv_.Layer(layer);
-    Qkv fresh = decoder_.ProjectQkv(layer, h);
+    const LayerKv in_layer = kv_.Layer(layer);
+    const Qkv fresh = decoder_.ProjectQkv(layer, h);
     ops_.Rotate(fresh.q, positions, decoder_.rope());
-    ops_.Rotate(fresh.k, positions, decoder_.rope());
-    ops_.WriteKv(fresh.k, fresh.v, positions, memory);
-    const Activations attention(fresh.q->rows, fresh.q->cols);
-    ops_.AttendScored(fresh.q, positions, memory, by_norm, attention, absl::MakeSpan(scores));
+    ops_.RotateAndWriteKv(fresh.k, fresh.v, positions, decoder_.rope(), in_layer);
+    const Activations attention = decoder_.MakeRows(fresh.q->rows, fresh.q->cols);
+    ops_.AttendScored(fresh.q, positions, in_layer, by_norm, attention, scores.span());
     if (layer + 1 < layers) decoder_.FinishLayer(layer, attention, h);
   }
-  co_return scores;
+  co_return scores.ToHost();
 }
 
 // CacheBlend's way: all rows run up to the check layer, where each cached row's deviation is known.
 Steps<absl::StatusOr<Activations>> BlendRun::RunCheckLayers() {
-  const std::vector<int32_t> all = PositionsFrom(0, prompt_rows_.count);
+  const Indices all(decoder_.memory(), PositionsFrom(0, prompt_rows_.count));
   const int64_t check = config_.check_layer;
   const Activations h = decoder_.Embed(ids_);
   for (int64_t layer = 0; layer < check; ++layer) {
@@ -112,8 +141,8 @@ Steps<absl::StatusOr<Activations>> BlendRun::RunCheckLayers() {
   CO_ASSIGN_OR_RETURN(const std::vector<float> scores, co_await DeviationScores(check, fresh));
   Choose(request_.policy.Select(prompt_rows_, scores, request_.recompute_ratio));
   // Fresh K and V of every row are at hand in this layer: all are used, only the chosen rows go on.
-  const auto count = static_cast<int64_t>(rows_.size());
-  Activations chosen(count, h->cols), q(count, fresh.q->cols);
+  const Activations chosen(decoder_.memory(), h->dtype, rows_.size(), h->cols);
+  Activations q = decoder_.MakeRows(rows_.size(), fresh.q->cols);
   ops_.GatherRows(h, rows_, chosen);
   ops_.GatherRows(fresh.q, rows_, q);
   fresh.q = std::move(q);
@@ -127,55 +156,66 @@ Steps<absl::StatusOr<std::vector<float>>> BlendRun::DeviationScores(int64_t laye
   CO_RETURN_IF_ERROR(co_await loader_.Arriving(layer));
   const bool by_v = request_.policy.kind() == SelectionPolicy::Kind::kHkvdV;
   const Matrix values = by_v ? fresh.v.view() : fresh.k.view();
-  std::vector<float> scores(ids_.size(), 0.0f);
-  for (size_t i = 0; i < places_.size(); ++i) {
-    const RawChunk& chunk = loader_.chunk(i);
-    for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
-      const SliceView slice = chunk.Slice(piece, layer);
-      const int64_t first = places_[i].start + chunk.FirstToken(piece);
-      ops_.Deviation(values.Slice(first, slice.tokens), by_v ? slice.v : slice.k,
-                     absl::MakeSpan(scores).subspan(first, slice.tokens));
-    }
-  }
-  co_return scores;
+  Scores scores(decoder_.memory(), ids_.size());
+  ops_.Deviations(values, SlicesOf(layer, /*resident=*/true), by_v, scores.span());
+  co_return scores.ToHost();
 }
 
 void BlendRun::Choose(std::vector<int32_t> picked) {
   picked_ = std::move(picked);
-  rows_ = picked_;
+  std::vector<int32_t> rows = picked_;
   for (auto r = static_cast<int32_t>(suffix_start_); r < prompt_rows_.count; ++r) {
-    rows_.push_back(r);
+    rows.push_back(r);
   }
+  rows_ = Indices(decoder_.memory(), std::move(rows));
+  if (!request_.correction) return;
+  correction_ = ops_.MakeCorrection(CorrectedChunks(), config_.constants, decoder_.kv_shape(),
+                                    decoder_.rope());
+  // A query pass has placed all layers: all are prepared beside the layers to come.
+  if (request_.policy.needs_query_pass()) PrepareCorrection(1, decoder_.config().layers);
 }
 
 std::vector<uint32_t> BlendRun::ChosenIds() const {
   std::vector<uint32_t> ids;
-  for (int32_t row : rows_) ids.push_back(ids_[row]);
+  for (int32_t row : rows_.host()) ids.push_back(ids_[row]);
   return ids;
 }
 
-std::vector<CorrectionTask> BlendRun::CorrectionTasks(int64_t layer) const {
-  std::vector<CorrectionTask> tasks;
+std::vector<CorrectedChunk> BlendRun::CorrectedChunks() {
+  std::vector<CorrectedChunk> chunks;
+  const std::vector<int32_t>& rows = rows_.host();
   for (size_t i = 0; i < places_.size(); ++i) {
     const auto [start, tokens, exact] = places_[i];
     if (exact) continue;
-    CorrectionTask task;
-    task.first_position = start;
-    const auto first = std::lower_bound(rows_.begin(), rows_.end(), start);
-    const auto last = std::lower_bound(first, rows_.end(), start + tokens);
+    CorrectedChunk chunk = {.first_position = start, .tokens = tokens};
+    const auto first = std::lower_bound(rows.begin(), rows.end(), start);
+    const auto last = std::lower_bound(first, rows.end(), start + tokens);
     for (auto row = first; row != last; ++row) {
-      task.picked.push_back(static_cast<int32_t>(*row - start));
-      task.fresh_rows.push_back(static_cast<int32_t>(row - rows_.begin()));
+      chunk.picked.push_back(static_cast<int32_t>(*row - start));
+      chunk.fresh_rows.push_back(static_cast<int32_t>(row - rows.begin()));
     }
     // Nothing to learn from, or nothing left to correct.
-    if (task.picked.empty() || static_cast<int64_t>(task.picked.size()) == tokens) continue;
-    const RawChunk& chunk = loader_.chunk(i);
-    for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
-      task.pieces.push_back(chunk.Slice(piece, layer));
-    }
-    tasks.push_back(std::move(task));
+    if (chunk.picked.empty() || static_cast<int64_t>(chunk.picked.size()) == tokens) continue;
+    chunks.push_back(std::move(chunk));
+    corrected_.push_back(i);
   }
-  return tasks;
+  return chunks;
+}
+
+void BlendRun::PrepareCorrection(int64_t first_layer, int64_t last_layer) {
+  std::vector<CorrectedSlices> layers;
+  for (int64_t layer = first_layer; layer < last_layer; ++layer) {
+    CorrectedSlices& slices = layers.emplace_back();
+    for (const size_t i : corrected_) {
+      const RawChunk& chunk = loader_.chunk(i);
+      std::vector<SliceView>& pieces = slices.emplace_back();
+      for (int64_t piece = 0; piece < chunk.pieces(); ++piece) {
+        pieces.push_back(chunk.Slice(piece, layer));
+      }
+    }
+  }
+  correction_->Prepare(first_layer, std::move(layers));
+  prepared_layers_ = last_layer;
 }
 
 // Recomputes the chosen rows of one layer; after the last layer h is the prompt's last row alone.
@@ -183,11 +223,11 @@ Steps<absl::Status> BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
   CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
   Qkv fresh = decoder_.ProjectQkv(layer, h);
   // In layer 0 K and V depend on the token alone: there is nothing to correct.
-  if (request_.correction && layer > 0) {
-    ops_.Correct(CorrectionTasks(layer), fresh.k, fresh.v, config_.constants, decoder_.rope(),
-                 kv_.Layer(layer));
+  if (correction_ != nullptr && layer > 0) {
+    if (layer >= prepared_layers_) PrepareCorrection(layer, layer + 1);
+    correction_->Apply(layer, fresh.k, fresh.v, kv_.Layer(layer));
   }
-  absl::Span<const int32_t> positions = rows_;
+  IndexView positions = rows_;
   if (layer + 1 == decoder_.config().layers) {
     h.KeepLastRows(1);
     fresh.q.KeepLastRows(1);
@@ -201,7 +241,7 @@ Prefilled BlendRun::Report(const Activations& h) {
   Prefilled done;
   const Matrix last = h->Slice(h->rows - 1, 1);
   const Activations logits = decoder_.Logits(last);
-  done.logits.assign(logits->data, logits->data + logits->cols);
+  done.logits.assign(logits->data(), logits->data() + logits->cols);
   done.tokens = prompt_rows_.count;
   for (size_t i = 0; i < places_.size(); ++i) {
     SegmentOutcome outcome;

@@ -34,10 +34,14 @@ class BlendRun {
   Steps<absl::Status> PlaceLayer(int64_t layer);
   Steps<absl::StatusOr<std::vector<float>>> QueryScores();
   Steps<absl::StatusOr<std::vector<float>>> DeviationScores(int64_t layer, const Qkv& fresh);
+  // The slices of all chunks in a layer that has arrived; `resident` too.
+  std::vector<PlacedSlice> SlicesOf(int64_t layer, bool resident);
   void Choose(std::vector<int32_t> picked);
+  // Begins to prepare the correction of layers first_layer .. last_layer - 1, which were placed.
+  void PrepareCorrection(int64_t first_layer, int64_t last_layer);
   Steps<absl::StatusOr<Activations>> RunCheckLayers();
   Steps<absl::Status> RecomputeLayer(int64_t layer, Activations& h);
-  std::vector<CorrectionTask> CorrectionTasks(int64_t layer) const;
+  std::vector<CorrectedChunk> CorrectedChunks();
   std::vector<uint32_t> ChosenIds() const;
   Prefilled Report(const Activations& h);
 
@@ -54,7 +58,10 @@ class BlendRun {
   const int64_t resident_tokens_;  // of the lead, in kv_ from the start
   std::vector<bool> placed_;       // by layer
   std::vector<int32_t> picked_;
-  std::vector<int32_t> rows_;  // computed in every layer: picked and suffix, ascending
+  Indices rows_;  // computed in every layer: picked and suffix, ascending
+  std::unique_ptr<Correction> correction_;
+  std::vector<size_t> corrected_;  // the chunks that it corrects
+  int64_t prepared_layers_ = 0;    // the first so many, as far as they are corrected
 };
 
 }  // namespace tessera

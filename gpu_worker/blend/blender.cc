@@ -134,7 +134,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::Prefilling(const BlendRequest& request
 
 absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const CancelFlag& cancelled,
                                            Decoder::OnRows on_rows) {
-  KvMemory kv(decoder_.config(), request.Tokens() + request.max_new_tokens);
+  KvMemory kv = decoder_.MakeKv(request.Tokens() + request.max_new_tokens);
   const CancelFlag::Hook on_cancelled(cancelled, [this] { pool_.Progress(); });
   return RunSteps(Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows)),
                   cancelled.value(), [this](absl::Time until) { pool_.AwaitProgress(until); });
@@ -214,7 +214,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingExact(const BlendRequest& re
 
 void Blender::SetLogits(Matrix last, Prefilled* prefilled) const {
   const Activations logits = decoder_.Logits(last);
-  prefilled->logits.assign(logits->data, logits->data + logits->cols);
+  prefilled->logits.assign(logits->data(), logits->data() + logits->cols);
 }
 
 }  // namespace tessera

@@ -47,8 +47,9 @@ ChunkLoad::ChunkLoad(const Decoder* decoder, ChunkPool* pool, const WantedChunk&
       tenant_(wanted.tenant),
       chunk_hash_(wanted.chunk_hash),
       tokens_per_piece_(tokens_per_piece),
-      chunk_(std::make_shared<RawChunk>(
-          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)),
+      chunk_(std::make_shared<RawChunk>(decoder->config(),
+                                        static_cast<int64_t>(wanted.tokens.size()),
+                                        tokens_per_piece, decoder->memory())),
       fetched_pieces_(wanted.most_fetched >= chunk_->tokens()
                           ? chunk_->pieces()
                           : wanted.most_fetched / tokens_per_piece) {}
@@ -108,6 +109,9 @@ bool ChunkLoad::HasArrived(int64_t layer) {
       }
     }
     if (!all_ready) return false;
+    for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+      chunk_->Prefetch(piece, ready_layers_);
+    }
     ++ready_layers_;
   }
   if (!found_whole) {
@@ -122,7 +126,8 @@ bool ChunkLoad::HasArrived(int64_t layer) {
 
 // The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
 void ChunkLoad::PrefillFrom(int64_t first_piece) {
-  auto fresh = std::make_shared<RawChunk>(decoder_.config(), chunk_->tokens(), tokens_per_piece_);
+  auto fresh = std::make_shared<RawChunk>(decoder_.config(), chunk_->tokens(), tokens_per_piece_,
+                                          decoder_.memory());
   for (int64_t piece = 0; piece < first_piece; ++piece) {
     std::memcpy(fresh->PieceMemory(piece), chunk_->PieceMemory(piece), fresh->PieceBytes(piece));
   }

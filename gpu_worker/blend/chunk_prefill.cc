@@ -13,17 +13,15 @@ absl::Status ChunkPrefill::PlaceSink(absl::Span<const uint32_t> sink,
   const auto n = static_cast<int64_t>(sink.size());
   if (!std::equal(sink.begin(), sink.end(), sink_.begin(), sink_.end())) {
     sink_.clear();
-    sink_kv_ = KvMemory(decoder_.config(), n);
+    sink_kv_ = decoder_.MakeKv(n);
     RETURN_IF_ERROR(decoder_.Extend(sink_kv_, sink, 0, cancelled).status());
     sink_.assign(sink.begin(), sink.end());
   }
-  for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
-    const LayerKv from = sink_kv_.Layer(layer), to = kv.Layer(layer);
-    for (int64_t head = 0; head < to.kv_heads; ++head) {
-      std::copy_n(from.K(head, 0), n * to.head_dim, to.K(head, 0));
-      std::copy_n(from.V(head, 0), n * to.head_dim, to.V(head, 0));
-    }
-  }
+  // K and V of all heads and layers, one after the other in memory that is not a pool's.
+  const LayerKv from = sink_kv_.Layer(0), to = kv.Layer(0);
+  const int64_t slot = to.head_dim * BytesPer(decoder_.memory().kv_type());
+  decoder_.memory().Copy(from.k, from.capacity * slot, to.k, to.capacity * slot, n * slot,
+                         decoder_.config().layers * 2 * to.kv_heads);
   return absl::OkStatus();
 }
 
@@ -31,13 +29,14 @@ absl::StatusOr<KvMemory> ChunkPrefill::Begin(absl::Span<const uint32_t> sink, in
                                              const std::atomic<bool>& cancelled,
                                              const RawChunk& chunk) {
   const auto behind = static_cast<int64_t>(sink.size());
-  KvMemory kv(decoder_.config(), behind + chunk.tokens());
+  KvMemory kv = decoder_.MakeKv(behind + chunk.tokens());
   RETURN_IF_ERROR(PlaceSink(sink, cancelled, kv));
-  for (int64_t piece = 0; piece < first_piece; ++piece) {
-    for (int64_t layer = 0; layer < decoder_.config().layers; ++layer) {
-      decoder_.ops().PlaceSlice(chunk.Slice(piece, layer), behind + chunk.FirstToken(piece),
-                                decoder_.rope(), kv.Layer(layer));
+  for (int64_t layer = 0; first_piece > 0 && layer < decoder_.config().layers; ++layer) {
+    std::vector<PlacedSlice> slices;
+    for (int64_t piece = 0; piece < first_piece; ++piece) {
+      slices.push_back({chunk.Slice(piece, layer), behind + chunk.FirstToken(piece)});
     }
+    decoder_.ops().PlaceSlices(slices, decoder_.rope(), kv.Layer(layer));
   }
   return kv;
 }
@@ -46,7 +45,7 @@ Steps<absl::Status> ChunkPrefill::RunningPiece(int64_t sink_tokens,
                                                absl::Span<const uint32_t> tokens, int64_t piece,
                                                const KvMemory& kv, RawChunk& chunk) {
   const int64_t first = chunk.FirstToken(piece), count = chunk.PieceTokens(piece);
-  const std::vector<int32_t> positions = PositionsFrom(sink_tokens + first, count);
+  const Indices positions(decoder_.memory(), PositionsFrom(sink_tokens + first, count));
   const Activations h = decoder_.Embed(tokens.subspan(first, count));
   const int64_t layers = decoder_.config().layers;
   for (int64_t layer = 0; layer < layers; ++layer) {
@@ -57,6 +56,7 @@ Steps<absl::Status> ChunkPrefill::RunningPiece(int64_t sink_tokens,
     if (layer + 1 == layers) break;  // nobody reads what it would give
     decoder_.AttendAndFinish(layer, fresh, positions, positions, kv, h);
   }
+  chunk.PieceComputed(piece);
   co_return absl::OkStatus();
 }
 

@@ -23,8 +23,9 @@ ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* 
       wanted_(wanted),
       fetch_timeout_(fetch_timeout),
       cancelled_(*cancelled),
-      chunk_(std::make_unique<RawChunk>(
-          decoder->config(), static_cast<int64_t>(wanted.tokens.size()), tokens_per_piece)) {
+      chunk_(std::make_unique<RawChunk>(decoder->config(),
+                                        static_cast<int64_t>(wanted.tokens.size()),
+                                        tokens_per_piece, decoder->memory())) {
   for (int64_t piece = 0; piece < chunk_->pieces(); ++piece) {
     piece_keys_.push_back(PieceKeyOf(wanted.key, tokens_per_piece, piece));
   }

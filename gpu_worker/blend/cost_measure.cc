@@ -16,11 +16,13 @@ constexpr int64_t kQueries = 32, kKeys = 1024;
 constexpr int kRepeats = 3;
 
 // Seconds of the fastest of a few runs; the first one warms caches up and is not timed.
-double Fastest(absl::FunctionRef<void(int run)> work) {
+double Fastest(DeviceMemory& device, absl::FunctionRef<void(int run)> work) {
   double fastest = std::numeric_limits<double>::infinity();
   for (int run = 0; run <= kRepeats; ++run) {
+    device.Synchronize();
     const absl::Time start = absl::Now();
     work(run);
+    device.Synchronize();
     if (run > 0) fastest = std::min(fastest, absl::ToDoubleSeconds(absl::Now() - start));
   }
   return fastest;
@@ -35,14 +37,14 @@ class Measurement {
         keys_(std::min(kKeys, decoder.max_len())),
         long_(std::min(kLong, keys_)),
         short_(std::min(kShort, long_)),
-        kv_(model_, keys_),
+        kv_(decoder.MakeKv(keys_)),
         h_(decoder.Embed(Ids(long_))),
         fresh_(decoder.ProjectQkv(0, h_)) {
     // The cost does not depend on the numbers, but for denormal ones: real K and V are used.
     for (int64_t first = 0; first < keys_; first += long_) {
       const int64_t rows = std::min(long_, keys_ - first);
-      ops_.WriteKv(fresh_.k->Slice(0, rows), fresh_.v->Slice(0, rows), PositionsFrom(first, rows),
-                   kv_.Layer(0));
+      ops_.RotateAndWriteKv(fresh_.k->Slice(0, rows), fresh_.v->Slice(0, rows),
+                            PositionsFrom(first, rows), decoder.rope(), kv_.Layer(0));
     }
   }
 
@@ -61,7 +63,7 @@ class Measurement {
     costs.pass = std::max(0.0, few - static_cast<double>(short_) * costs.row);
     PlaceAndCorrect(&costs);
     const Matrix last = h_->Slice(0, 1);
-    costs.logits = Fastest([&](int) { decoder_.Logits(last); });
+    costs.logits = Fastest(decoder_.memory(), [&](int) { decoder_.Logits(last); });
     return costs;
   }
 
@@ -79,12 +81,12 @@ class Measurement {
     const int64_t rows = std::min(kQueries, long_);
     const std::vector<int32_t> positions = PositionsFrom(keys_ - rows, rows);
     const Matrix q = fresh_.q->Slice(0, rows);
-    const Activations out(rows, q.cols);
-    std::vector<float> scores(keys_);
-    const double seconds = Fastest([&](int) {
+    const Activations out = decoder_.MakeRows(rows, q.cols);
+    const Activations scores(decoder_.memory(), DType::kF32, 1, keys_);
+    const double seconds = Fastest(decoder_.memory(), [&](int) {
       if (scored) {
         ops_.AttendScored(q, positions, kv_.Layer(0), /*by_value_norm=*/true, out,
-                          absl::MakeSpan(scores));
+                          {scores->data(), static_cast<size_t>(keys_)});
       } else {
         ops_.Attend(q, positions, kv_.Layer(0), out);
       }
@@ -95,20 +97,22 @@ class Measurement {
   // Each run takes another layer, as a pass does: its weights are not in the caches yet.
   double LayerSeconds(int64_t rows) {
     const std::vector<int32_t> positions = PositionsFrom(0, rows);
-    return Fastest([&](int run) {
-      const Activations h(rows, model_.hidden);
-      std::copy_n(h_->data, rows * model_.hidden, h->data);
+    const size_t bytes = rows * model_.hidden * sizeof(float);
+    return Fastest(decoder_.memory(), [&](int run) {
+      const Activations h(decoder_.memory(), DType::kF32, rows, model_.hidden);
+      decoder_.memory().Copy(h_->memory, bytes, h->memory, bytes, bytes, 1);
       decoder_.RunLayer(run % model_.layers, positions, kv_, h, rows);
     });
   }
 
   void PlaceAndCorrect(CostCoefficients* costs) {
     const auto layers = static_cast<double>(model_.layers);
-    RawChunk chunk(model_, long_, long_);
+    RawChunk chunk(model_, long_, long_, decoder_.memory());
     ops_.RoundToSlice(fresh_.k, fresh_.v, chunk.SliceK(0, 0), chunk.SliceV(0, 0));
     const LayerKv memory = kv_.Layer(0);
-    const double placing =
-        Fastest([&](int) { ops_.PlaceSlice(chunk.Slice(0, 0), 0, decoder_.rope(), memory); });
+    const double placing = Fastest(decoder_.memory(), [&](int) {
+      ops_.PlaceSlice(chunk.Slice(0, 0), 0, decoder_.rope(), memory);
+    });
     costs->placed_row = placing * layers / static_cast<double>(long_);
     CorrectionTask task;
     task.pieces.push_back(chunk.Slice(0, 0));
@@ -117,7 +121,7 @@ class Measurement {
       task.picked.push_back(static_cast<int32_t>(row));
     }
     const std::vector<CorrectionTask> tasks = {task};
-    const double correcting = Fastest([&](int) {
+    const double correcting = Fastest(decoder_.memory(), [&](int) {
       ops_.Correct(tasks, fresh_.k, fresh_.v, CorrectionConstants(), decoder_.rope(), memory);
     });
     costs->correction =

@@ -21,7 +21,7 @@ PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* 
       keys_(std::move(keys)),
       resident_(resident),
       chunk_(std::make_unique<RawChunk>(decoder->config(), blocks_ * tokens_per_block,
-                                        tokens_per_block)),
+                                        tokens_per_block, decoder->memory())),
       cached_blocks_(resident) {
   CHECK_GT(static_cast<int64_t>(ids.size()), blocks_ * tokens_per_block);
   CHECK_LE(resident, blocks_);

@@ -17,14 +17,14 @@ namespace tessera {
 // [layer][K|V][token][kv_head][head_dim]. It is written only by a fetch or by a prefill of the
 // segment alone; a blend reads it and never writes. That is what keeps recomputed and corrected
 // rows out of the cache.
+//
+// A fetch writes the program's memory, a prefill the device's. Where these are two, each slice is
+// brought to the other when it is first wanted there, once. For the thread that issues device work,
+// but for the const PieceMemory.
 class RawChunk {
  public:
-  RawChunk(const ModelConfig& model, int64_t tokens, int64_t tokens_per_piece)
-      : tokens_(tokens),
-        tokens_per_piece_(tokens_per_piece),
-        layers_(model.layers),
-        width_(model.kv_heads * model.head_dim),
-        numbers_(new Bf16[model.layers * 2 * width_ * tokens]) {}
+  RawChunk(const ModelConfig& model, int64_t tokens, int64_t tokens_per_piece,
+           DeviceMemory& memory = HostMemory());
 
   int64_t tokens() const { return tokens_; }
   int64_t layers() const { return layers_; }
@@ -42,36 +42,42 @@ class RawChunk {
     return tokens_ * layers_ * 2 * width_ * static_cast<int64_t>(sizeof(Bf16));
   }
 
-  std::byte* PieceMemory(int64_t piece) {
-    return reinterpret_cast<std::byte*>(numbers_.get() + PieceStart(piece));
-  }
-  const std::byte* PieceMemory(int64_t piece) const {
-    return reinterpret_cast<const std::byte*>(numbers_.get() + PieceStart(piece));
-  }
+  // In the program's memory. What is written there must be there before the device is asked for it.
+  std::byte* PieceMemory(int64_t piece) { return host_.get() + PieceStart(piece) * kBytes; }
+  // The same to read: a piece that was computed is brought from the device. Thread-safe.
+  const std::byte* PieceMemory(int64_t piece) const;
 
-  SliceView Slice(int64_t piece, int64_t layer) const {
-    const Bf16* k = numbers_.get() + SliceStart(piece, layer);
-    const int64_t tokens = PieceTokens(piece);
-    return {k, k + tokens * width_, tokens};
-  }
+  // Begins to bring a slice that has arrived to the device, beside the device's work.
+  void Prefetch(int64_t piece, int64_t layer) const;
 
-  // Where a prefill writes K of a slice; V follows after PieceTokens rows.
-  Bf16* SliceK(int64_t piece, int64_t layer) { return numbers_.get() + SliceStart(piece, layer); }
+  // In the device's memory.
+  SliceView Slice(int64_t piece, int64_t layer) const;
+
+  // Where a prefill writes K of a slice, in the device's memory; V follows after PieceTokens rows.
+  Bf16* SliceK(int64_t piece, int64_t layer);
   Bf16* SliceV(int64_t piece, int64_t layer) {
     return SliceK(piece, layer) + PieceTokens(piece) * width_;
   }
+  // Behind the writes of all layers of a piece.
+  void PieceComputed(int64_t piece);
 
  private:
   int64_t PieceStart(int64_t piece) const { return FirstToken(piece) * layers_ * 2 * width_; }
   int64_t SliceStart(int64_t piece, int64_t layer) const {
     return PieceStart(piece) + layer * 2 * width_ * PieceTokens(piece);
   }
+  Bf16* Numbers(int64_t piece, int64_t layer) const;
+
+  static constexpr int64_t kBytes = sizeof(Bf16);
 
   int64_t tokens_;
   int64_t tokens_per_piece_;
   int64_t layers_;
   int64_t width_;  // numbers in one token's K of one layer
-  std::unique_ptr<Bf16[]> numbers_;
+  std::shared_ptr<std::byte> host_;
+  // In a device's own memory; null where that is the program's.
+  struct OnDevice;
+  std::shared_ptr<OnDevice> on_device_;
 };
 
 }  // namespace tessera

@@ -50,7 +50,7 @@ double StandardError(absl::Span<const double> values) {
 
 // Of chunks, which are bf16 and half the KV memory's size.
 int64_t BytesOfLongestPrompt(const Decoder& decoder) {
-  return decoder.max_len() * KvMemory::BytesPerToken(decoder.config()) / 2;
+  return decoder.max_len() * KvMemory::BytesPerToken(decoder.config(), DType::kBf16);
 }
 
 int64_t SinksOf(absl::Span<const Candidate> candidates) {
@@ -123,7 +123,7 @@ absl::StatusOr<Calibrator::Answer> Calibrator::Run(Blender& blender, const Blend
     if (cancelled.IsSet()) return absl::CancelledError("the calibration was stopped");
     const DecodeRow row = {&prefilled.kv, id, prefilled.tokens + static_cast<int64_t>(i)};
     const Activations logits = decoder_.DecodeRows({&row, 1});
-    answer.logits.emplace_back(logits->data, logits->data + logits->cols);
+    answer.logits.emplace_back(logits->data(), logits->data() + logits->cols);
   }
 }
 

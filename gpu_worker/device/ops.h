@@ -5,11 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
+#include "gpu_worker/device/memory.h"
 #include "gpu_worker/device/tensor.h"
 
 namespace tessera {
@@ -20,25 +23,54 @@ struct RopeTable {
   int64_t half_dim = 0;
   std::vector<float> cos;
   std::vector<float> sin;
+  // The same numbers in the memory of a device that has its own; put there when first used.
+  mutable std::shared_ptr<const float> on_device;
+};
+
+// Whole numbers that an op reads, and where the device has them too, if it does: an op that finds
+// them nowhere there brings them itself, each time. See Indices for numbers that are used often.
+struct IndexView {
+  IndexView(absl::Span<const int32_t> host, const int32_t* device = nullptr)  // NOLINT: a view
+      : host(host), device(device) {}
+  IndexView(const std::vector<int32_t>& host) : host(host) {}     // NOLINT: a view
+  IndexView(std::initializer_list<int32_t> host) : host(host) {}  // NOLINT: a view
+
+  int32_t operator[](size_t i) const { return host[i]; }
+  size_t size() const { return host.size(); }
+  bool empty() const { return host.empty(); }
+  int32_t back() const { return host.back(); }
+  IndexView subspan(size_t first, size_t count) const {
+    return {host.subspan(first, count), device == nullptr ? nullptr : device + first};
+  }
+  IndexView last(size_t count) const { return subspan(size() - count, count); }
+
+  absl::Span<const int32_t> host;
+  const int32_t* device;
 };
 
 // One layer of a request's KV memory, a slot for every position; K is rotated. Without `blocks` it
 // is [kv_head][capacity][head_dim], slot p after slot p - 1. With them it is a part of a pool
 // [kv_head][pool_slots][head_dim], in blocks of kBlockSlots: blocks[i] holds slots i * kBlockSlots
-// ...
+// ... Numbers are of the device's KvType.
 struct LayerKv {
   static constexpr int64_t kBlockSlots = 64;
 
-  float* k = nullptr;
-  float* v = nullptr;
+  void* k = nullptr;
+  void* v = nullptr;
   int64_t capacity = 0;  // slots
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   const int32_t* blocks = nullptr;  // [ceil(capacity / kBlockSlots)]
   int64_t pool_slots = 0;
+  const int32_t* device_blocks = nullptr;  // `blocks`, in a device's own memory
 
-  float* K(int64_t head, int64_t slot) const { return k + Row(head, slot) * head_dim; }
-  float* V(int64_t head, int64_t slot) const { return v + Row(head, slot) * head_dim; }
+  // f32 on the CPU.
+  float* K(int64_t head, int64_t slot) const {
+    return static_cast<float*>(k) + Row(head, slot) * head_dim;
+  }
+  float* V(int64_t head, int64_t slot) const {
+    return static_cast<float*>(v) + Row(head, slot) * head_dim;
+  }
 
   // Of the slots from `slot` on, at most `most`: how many stand one after the other in memory.
   int64_t Run(int64_t slot, int64_t most) const {
@@ -56,12 +88,38 @@ struct LayerKv {
   }
 };
 
+// The KV memory of many requests in one pool: request r's blocks are tables[r * width] ...
+struct TablesView {
+  IndexView tables;
+  int64_t width = 0;
+
+  // Request r's memory in a layer of the pool, on the CPU.
+  LayerKv Of(int64_t r, LayerKv pool) const {
+    pool.blocks = tables.host.data() + r * width;
+    pool.capacity = width * LayerKv::kBlockSlots;
+    return pool;
+  }
+};
+
+// How much KV a model has for a position.
+struct KvShape {
+  int64_t layers = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+};
+
 // One layer of one piece as the cache holds it: K before RoPE, then V, each
 // [token][kv_head][head_dim].
 struct SliceView {
   const Bf16* k = nullptr;
   const Bf16* v = nullptr;
   int64_t tokens = 0;
+};
+
+// A slice and the position (or row) that its first token has.
+struct PlacedSlice {
+  SliceView slice;
+  int64_t first = 0;
 };
 
 // One layer of one chunk for a correction (see Ops::Correct).
@@ -83,9 +141,38 @@ struct CorrectionConstants {
       2048;  // and above which: the work grows with their cube, and little is left to correct
 };
 
-// All matrices are in this device's memory. Not thread-safe: one thread issues the work, the device
-// spreads it over its cores. The same calls with the same shapes give the same bits, whatever the
-// number of threads. Shapes that do not fit are a bug of the caller (CHECK).
+// A chunk that is corrected in every layer: a CorrectionTask without what differs between layers.
+struct CorrectedChunk {
+  int64_t first_position = 0;
+  int64_t tokens = 0;
+  std::vector<int32_t> picked;
+  std::vector<int32_t> fresh_rows;
+};
+
+// One layer of all those chunks: the pieces of each.
+using CorrectedSlices = std::vector<std::vector<SliceView>>;
+
+// The corrections of one prompt, layer by layer; see Ops::Correct.
+class Correction {
+ public:
+  virtual ~Correction() = default;
+  // Of layers first_layer ..., each once. All that does not need the fresh rows may be computed
+  // from here on, beside other work. Slices must stay until the last layer was applied.
+  virtual void Prepare(int64_t first_layer, std::vector<CorrectedSlices> layers) = 0;
+  // After Prepare of that layer.
+  virtual void Apply(int64_t layer, Matrix fresh_k, Matrix fresh_v, const LayerKv& kv) = 0;
+};
+
+// What Repeat has learned of some work; belongs to one device, and ends before it.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
+// All matrices, weights and spans of numbers are in this device's memory. Not thread-safe: one
+// thread issues the work, the device spreads it over its cores. The same calls with the same shapes
+// give the same bits, whatever the number of threads. Shapes that do not fit are a bug of the
+// caller (CHECK).
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -93,8 +180,16 @@ class Ops {
   // "cpu-f32", "cpu-bf16", ...: the device and the type its products are made in.
   virtual std::string name() const = 0;
 
+  virtual DeviceMemory& memory() = 0;
+
+  // Runs `work`, which issues the same ops on the same memory each time, and waits for nothing: a
+  // device may replay what it recorded the first time instead.
+  virtual void Repeat(std::unique_ptr<Recording>* recording, absl::FunctionRef<void()> work) {
+    work();
+  }
+
   // out[i] = table[ids[i]].
-  virtual void Embed(const Weight& table, absl::Span<const uint32_t> ids, Matrix out) = 0;
+  virtual void Embed(const Weight& table, IndexView ids, Matrix out) = 0;
 
   // out = x / sqrt(mean(x^2) + eps) * gain, for each run of gain.size() numbers; out may be x.
   virtual void RmsNorm(Matrix x, absl::Span<const float> gain, float eps, Matrix out) = 0;
@@ -108,38 +203,82 @@ class Ops {
   virtual void MatMulByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
                            Matrix out) = 0;
 
-  // Rotates row i, seen as heads of head_dim, to positions[i]; pairs are (j, j + head_dim / 2).
-  virtual void Rotate(Matrix x, absl::Span<const int32_t> positions, const RopeTable& rope) = 0;
+  // The products of one x with several weights; `by_row` as in MatMulByRow. One product where
+  // weights and results lie side by side.
+  virtual void MatMulMany(Matrix x, absl::Span<const Weight> w,
+                          absl::Span<const absl::Span<const float>> bias, bool by_row,
+                          absl::Span<const Matrix> out) {
+    for (size_t i = 0; i < w.size(); ++i) {
+      const absl::Span<const float> b = bias.empty() ? absl::Span<const float>() : bias[i];
+      if (by_row) {
+        MatMulByRow(x, w[i], b, /*accumulate=*/false, out[i]);
+      } else {
+        MatMul(x, w[i], b, /*accumulate=*/false, out[i]);
+      }
+    }
+  }
 
-  // Writes row i of k (rotated) and v [n][kv_heads * head_dim] to slot positions[i].
-  virtual void WriteKv(Matrix k, Matrix v, absl::Span<const int32_t> positions,
-                       const LayerKv& kv) = 0;
+  // Rotates row i, seen as heads of head_dim, to positions[i]; pairs are (j, j + head_dim / 2).
+  virtual void Rotate(Matrix x, IndexView positions, const RopeTable& rope) = 0;
+
+  // Rotates row i of k [n][kv_heads * head_dim] to positions[i] and writes it and row i of v to
+  // that slot; what k holds afterwards is not said.
+  virtual void RotateAndWriteKv(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
+                                const LayerKv& kv) = 0;
+
+  // The same where row i belongs to request i; pool: a layer of all their memory.
+  virtual void RotateAndWriteKvRows(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
+                                    const TablesView& tables, const LayerKv& pool) {
+    for (int64_t r = 0; r < k.rows; ++r) {
+      RotateAndWriteKv(k.Slice(r, 1), v.Slice(r, 1), positions.subspan(r, 1), rope,
+                       tables.Of(r, pool));
+    }
+  }
 
   // Places a cached slice at first_position...: rotates its K once, from the raw form.
   virtual void PlaceSlice(const SliceView& slice, int64_t first_position, const RopeTable& rope,
                           const LayerKv& kv) = 0;
+  virtual void PlaceSlices(absl::Span<const PlacedSlice> slices, const RopeTable& rope,
+                           const LayerKv& kv) {
+    for (const auto& [slice, first] : slices) PlaceSlice(slice, first, rope, kv);
+  }
 
   // out = softmax(q k^T / sqrt(head_dim)) v. Row i of q (rotated, [n][heads * head_dim]) sees
   // exactly the slots 0..positions[i]; positions ascend.
-  virtual void Attend(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
-                      Matrix out) = 0;
+  virtual void Attend(Matrix q, IndexView positions, const LayerKv& kv, Matrix out) = 0;
+
+  // Attend where row i belongs to request i. A row has the same bits whatever other rows there are.
+  virtual void AttendRows(Matrix q, IndexView positions, const TablesView& tables,
+                          const LayerKv& pool, Matrix out) {
+    for (int64_t r = 0; r < q.rows; ++r) {
+      Attend(q.Slice(r, 1), positions.subspan(r, 1), tables.Of(r, pool), out.Slice(r, 1));
+    }
+  }
 
   // Attend, and the attention that each slot got: scores[slot] += its mean probability over rows
   // and heads; or, `by_value_norm`, the sum over heads of the root mean square of its probability
   // over rows times the norm of its V in that head. scores.size() is the number of slots, at least
   // positions.back() + 1.
-  virtual void AttendScored(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
-                            bool by_value_norm, Matrix out, absl::Span<float> scores) = 0;
+  virtual void AttendScored(Matrix q, IndexView positions, const LayerKv& kv, bool by_value_norm,
+                            Matrix out, absl::Span<float> scores) = 0;
 
   // gate = silu(gate) * up.
   virtual void SwiGlu(Matrix gate, Matrix up) = 0;
 
   // out[i] = x[rows[i]].
-  virtual void GatherRows(Matrix x, absl::Span<const int32_t> rows, Matrix out) = 0;
+  virtual void GatherRows(Matrix x, IndexView rows, Matrix out) = 0;
 
   // deviation[i] = |fresh[i] - cached[i]|^2 over the i-th token's heads (CacheBlend, eq. 2 in
   // spirit); cached: [tokens][kv_heads * head_dim].
   virtual void Deviation(Matrix fresh, const Bf16* cached, absl::Span<float> deviation) = 0;
+  // Of the rows behind each slice's first, against its K or, of_v, V.
+  virtual void Deviations(Matrix fresh, absl::Span<const PlacedSlice> slices, bool of_v,
+                          absl::Span<float> deviation) {
+    for (const auto& [slice, first] : slices) {
+      Deviation(fresh.Slice(first, slice.tokens), of_v ? slice.v : slice.k,
+                deviation.subspan(first, slice.tokens));
+    }
+  }
 
   // Kernel ridge regression: the deviation (fresh minus cached) of each chunk's picked rows is
   // carried to all its rows in the KV memory:
@@ -155,6 +294,11 @@ class Ops {
   virtual void Correct(absl::Span<const CorrectionTask> tasks, Matrix fresh_k, Matrix fresh_v,
                        const CorrectionConstants& constants, const RopeTable& rope,
                        const LayerKv& kv) = 0;
+
+  // Correct for all layers of a prompt. chunks and rope must outlive it.
+  virtual std::unique_ptr<Correction> MakeCorrection(absl::Span<const CorrectedChunk> chunks,
+                                                     const CorrectionConstants& constants,
+                                                     const KvShape& shape, const RopeTable& rope);
 
   // Rounds K (before RoPE) and V to the cache's bf16 and writes them as a slice's bytes; the
   // matrices keep the rounded values, so that what is attended to now is what will be read from the

@@ -23,15 +23,29 @@ inline Bf16 ToBf16(float x) {
   return static_cast<Bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Activations: row-major, rows one after the other.
+// Activations: row-major; row r begins `step()` numbers behind row r - 1. On a device whose memory
+// the program cannot read, `memory` is an address there.
 struct Matrix {
-  float* data = nullptr;
+  void* memory = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t stride = 0;  // 0: cols, rows one after the other
+  DType dtype = DType::kF32;
 
-  float* Row(int64_t r) const { return data + r * cols; }
-  // Rows first .. first + count.
-  Matrix Slice(int64_t first, int64_t count) const { return {Row(first), count, cols}; }
+  int64_t step() const { return stride == 0 ? cols : stride; }
+  // The numbers and row r of f32 rows one after the other, on the CPU.
+  float* data() const { return static_cast<float*>(memory); }
+  float* Row(int64_t r) const { return data() + r * cols; }
+  void* At(int64_t row, int64_t col) const {
+    return static_cast<char*>(memory) + (row * step() + col) * BytesPer(dtype);
+  }
+  // Rows, and columns, first .. first + count.
+  Matrix Slice(int64_t first, int64_t count) const {
+    return {At(first, 0), count, cols, stride, dtype};
+  }
+  Matrix Columns(int64_t first, int64_t count) const {
+    return {At(0, first), rows, count, step(), dtype};
+  }
 };
 
 // A weight of the model: [rows = outputs][cols = inputs], as the model file holds it (often

@@ -1,7 +1,7 @@
 #include "gpu_worker/model/decoder.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <numeric>
 #include <utility>
 
@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder
                      " tokens: set it between 1 and that"));
   }
   ASSIGN_OR_RETURN(Weights weights, LoadWeights(folder, config));
+  PutOnDevice(ops->memory(), &weights);
   return std::unique_ptr<Decoder>(new Decoder(std::move(config), std::move(weights), max_len, ops));
 }
 
@@ -37,33 +38,40 @@ Decoder::Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops)
       rope_(MakeRopeTable(config_.rope, config_.head_dim, max_len)),
       ops_(ops) {}
 
+// What a decode step of so many rows reads and gives, in memory that stays: it can be replayed.
+struct Decoder::PooledStep {
+  Indices ids, positions, tables;
+  Activations logits;
+  std::unique_ptr<Recording> recording;
+};
+
+Decoder::~Decoder() = default;
+
 Activations Decoder::Embed(absl::Span<const uint32_t> ids) const {
-  Activations h(static_cast<int64_t>(ids.size()), config_.hidden);
-  ops_->Embed(weights_.embedding, ids, h);
+  Activations h(memory(), DType::kF32, static_cast<int64_t>(ids.size()), config_.hidden);
+  ops_->Embed(weights_.embedding, std::vector<int32_t>(ids.begin(), ids.end()), h);
   return h;
 }
 
-void Decoder::MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
-                     bool by_row, Matrix out) const {
+void Decoder::MatMul(Matrix x, const Weight& w, bool accumulate, bool by_row, Matrix out) const {
   if (by_row) {
-    ops_->MatMulByRow(x, w, bias, accumulate, out);
+    ops_->MatMulByRow(x, w, {}, accumulate, out);
   } else {
-    ops_->MatMul(x, w, bias, accumulate, out);
+    ops_->MatMul(x, w, {}, accumulate, out);
   }
 }
 
 Qkv Decoder::ProjectRows(int64_t layer, Matrix h, bool by_row) const {
   const LayerWeights& w = weights_.layers[layer];
-  Activations x(h.rows, h.cols);
+  const Activations x = MakeRows(h.rows, h.cols);
   ops_->RmsNorm(h, w.input_norm, config_.rms_eps, x);
-  Qkv fresh{Activations(h.rows, w.q.rows), Activations(h.rows, w.k.rows),
-            Activations(h.rows, w.v.rows)};
-  MatMul(x, w.q, w.q_bias, /*accumulate=*/false, by_row, fresh.q);
-  MatMul(x, w.k, w.k_bias, /*accumulate=*/false, by_row, fresh.k);
-  MatMul(x, w.v, w.v_bias, /*accumulate=*/false, by_row, fresh.v);
-  if (!w.q_norm.empty()) ops_->RmsNorm(fresh.q, w.q_norm, config_.rms_eps, fresh.q);
-  if (!w.k_norm.empty()) ops_->RmsNorm(fresh.k, w.k_norm, config_.rms_eps, fresh.k);
-  return fresh;
+  std::vector<Activations> qkv =
+      Activations::SideBySide(memory(), h.rows, {w.q.rows, w.k.rows, w.v.rows});
+  ops_->MatMulMany(x, {w.q, w.k, w.v}, {w.q_bias, w.k_bias, w.v_bias}, by_row,
+                   {qkv[0], qkv[1], qkv[2]});
+  if (!w.q_norm.empty()) ops_->RmsNorm(qkv[0], w.q_norm, config_.rms_eps, qkv[0]);
+  if (!w.k_norm.empty()) ops_->RmsNorm(qkv[1], w.k_norm, config_.rms_eps, qkv[1]);
+  return {std::move(qkv[0]), std::move(qkv[1]), std::move(qkv[2])};
 }
 
 Qkv Decoder::ProjectQkv(int64_t layer, Matrix h) const {
@@ -72,20 +80,23 @@ Qkv Decoder::ProjectQkv(int64_t layer, Matrix h) const {
 
 void Decoder::FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const {
   const LayerWeights& w = weights_.layers[layer];
-  MatMul(attention, w.o, {}, /*accumulate=*/true, by_row, h);
-  for (int64_t first = 0; first < h.rows; first += kRowBlock) {
-    const Matrix rows = h.Slice(first, std::min(kRowBlock, h.rows - first));
-    Activations x(rows.rows, rows.cols);
-    Activations gate(rows.rows, config_.intermediate), up(rows.rows, config_.intermediate);
+  MatMul(attention, w.o, /*accumulate=*/true, by_row, h);
+  const int64_t block = memory().row_block();
+  for (int64_t first = 0; first < h.rows; first += block) {
+    const Matrix rows = h.Slice(first, std::min(block, h.rows - first));
+    const Activations x = MakeRows(rows.rows, rows.cols);
+    const std::vector<Activations> wide =
+        Activations::SideBySide(memory(), rows.rows, {config_.intermediate, config_.intermediate});
+    const Matrix gate = wide[0], up = wide[1];
     ops_->RmsNorm(rows, w.post_attention_norm, config_.rms_eps, x);
-    MatMul(x, w.gate, {}, /*accumulate=*/false, by_row, gate);
-    MatMul(x, w.up, {}, /*accumulate=*/false, by_row, up);
-    // A width that is no multiple of the vectors' would mix rows.
-    for (int64_t r = 0; by_row && r < rows.rows; ++r) {
-      ops_->SwiGlu(gate->Slice(r, 1), up->Slice(r, 1));
+    ops_->MatMulMany(x, {w.gate, w.up}, {}, by_row, {gate, up});
+    // A width that is no multiple of the CPU's vectors would mix rows.
+    const bool singly = by_row && memory().is_host();
+    for (int64_t r = 0; singly && r < rows.rows; ++r) {
+      ops_->SwiGlu(gate.Slice(r, 1), up.Slice(r, 1));
     }
-    if (!by_row) ops_->SwiGlu(gate, up);
-    MatMul(gate, w.down, {}, /*accumulate=*/true, by_row, rows);
+    if (!singly) ops_->SwiGlu(gate, up);
+    MatMul(gate, w.down, /*accumulate=*/true, by_row, rows);
   }
 }
 
@@ -93,39 +104,45 @@ void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
   FinishRows(layer, attention, h, /*by_row=*/false);
 }
 
-void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
-                              absl::Span<const int32_t> positions, const KvMemory& kv,
-                              Matrix h) const {
-  const LayerKv memory = kv.Layer(layer);
-  ops_->Rotate(fresh.k, kv_positions, rope_);
-  ops_->WriteKv(fresh.k, fresh.v, kv_positions, memory);
+void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, IndexView kv_positions,
+                              IndexView positions, const KvMemory& kv, Matrix h) const {
+  const LayerKv in_layer = kv.Layer(layer);
+  ops_->RotateAndWriteKv(fresh.k, fresh.v, kv_positions, rope_, in_layer);
   ops_->Rotate(fresh.q, positions, rope_);
-  Activations attention(h.rows, fresh.q->cols);
-  ops_->Attend(fresh.q, positions, memory, attention);
+  const Activations attention = MakeRows(h.rows, fresh.q->cols);
+  ops_->Attend(fresh.q, positions, in_layer, attention);
   FinishLayer(layer, attention, h);
 }
 
-void Decoder::RunLayer(int64_t layer, absl::Span<const int32_t> positions, const KvMemory& kv,
-                       Matrix h, int64_t needed) const {
+void Decoder::RunLayer(int64_t layer, IndexView positions, const KvMemory& kv, Matrix h,
+                       int64_t needed) const {
   Qkv fresh = ProjectQkv(layer, h);
   const int64_t skipped = h.rows - needed;
   if (skipped > 0) fresh.q.KeepLastRows(needed);
-  AttendAndFinish(layer, fresh, positions, positions.subspan(skipped), kv,
-                  h.Slice(skipped, needed));
+  AttendAndFinish(layer, fresh, positions, positions.last(needed), kv, h.Slice(skipped, needed));
 }
 
 Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
-  Activations x(h.rows, h.cols), logits(h.rows, config_.vocab);
+  const Activations x = MakeRows(h.rows, h.cols);
+  const Activations logits(memory(), DType::kF32, h.rows, config_.vocab);
   ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
-  MatMul(x, weights_.head, {}, /*accumulate=*/false, by_row, logits);
+  MatMul(x, weights_.head, /*accumulate=*/false, by_row, logits);
   return logits;
 }
 
-Activations Decoder::Logits(Matrix h) const { return LogitsOf(h, /*by_row=*/false); }
+Activations Decoder::ToHost(Activations x) const {
+  if (memory().is_host()) return x;
+  const Activations host(x->rows, x->cols);
+  memory().Download(x->memory, x->rows * x->cols * sizeof(float), host->memory);
+  return host;
+}
+
+Activations Decoder::Logits(Matrix h) const { return ToHost(LogitsOf(h, /*by_row=*/false)); }
 
 Activations Decoder::LastRow(Matrix h) const {
-  Activations last(1, config_.hidden);
-  std::memcpy(last->data, h.Row(h.rows - 1), config_.hidden * sizeof(float));
+  const Activations last(memory(), h.dtype, 1, h.cols);
+  const size_t bytes = h.cols * BytesPer(h.dtype);
+  memory().Copy(h.At(h.rows - 1, 0), bytes, last->memory, bytes, bytes, 1);
   return last;
 }
 
@@ -135,10 +152,11 @@ Steps<absl::StatusOr<Activations>> Decoder::Extending(const KvMemory& kv,
   CHECK(!ids.empty());
   CHECK_LE(first + static_cast<int64_t>(ids.size()), kv.capacity());
   Activations h;
-  for (size_t done = 0; done < ids.size(); done += kRowBlock) {
-    const absl::Span<const uint32_t> block = ids.subspan(done, kRowBlock);
+  const auto most = static_cast<size_t>(memory().row_block());
+  for (size_t done = 0; done < ids.size(); done += most) {
+    const absl::Span<const uint32_t> block = ids.subspan(done, most);
     const auto at = first + static_cast<int64_t>(done);
-    const std::vector<int32_t> positions = PositionsFrom(at, block.size());
+    const Indices positions(memory(), PositionsFrom(at, block.size()));
     h = Embed(block);
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       if (done + layer > 0) co_await NextStep();
@@ -157,35 +175,107 @@ absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const
 }
 
 Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
-  std::vector<uint32_t> ids;
-  std::vector<int32_t> positions;
-  for (const DecodeRow& row : rows) {
-    CHECK_LT(row.position, row.kv->capacity());
-    ids.push_back(row.id);
-    positions.push_back(static_cast<int32_t>(row.position));
-  }
-  const Activations h = Embed(ids);
-  for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    Qkv fresh = ProjectRows(layer, h, /*by_row=*/true);
-    ops_->Rotate(fresh.k, positions, rope_);
-    ops_->Rotate(fresh.q, positions, rope_);
-    const Activations attention(h->rows, fresh.q->cols);
-    for (int64_t r = 0; r < h->rows; ++r) {
-      const LayerKv memory = rows[r].kv->Layer(layer);
-      const auto position = absl::MakeConstSpan(positions).subspan(r, 1);
-      ops_->WriteKv(fresh.k->Slice(r, 1), fresh.v->Slice(r, 1), position, memory);
-      ops_->Attend(fresh.q->Slice(r, 1), position, memory, attention->Slice(r, 1));
-    }
-    FinishRows(layer, attention, h, /*by_row=*/true);
-  }
+  for (const DecodeRow& row : rows) CHECK_LT(row.position, row.kv->capacity());
+  const KvPool* const pool = rows[0].kv->pool();
+  const bool is_pooled =
+      pool != nullptr && std::all_of(rows.begin(), rows.end(),
+                                     [&](const DecodeRow& row) { return row.kv->pool() == pool; });
+  const Activations logits = is_pooled ? DecodePooled(rows, *pool) : DecodeSingly(rows);
   std::vector<int32_t> wanted;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].wants_logits) wanted.push_back(static_cast<int32_t>(r));
   }
-  if (wanted.size() == rows.size()) return LogitsOf(h, /*by_row=*/true);
-  const Activations shown(static_cast<int64_t>(wanted.size()), h->cols);
-  ops_->GatherRows(h, wanted, shown);
-  return LogitsOf(shown, /*by_row=*/true);
+  if (wanted.size() == rows.size()) return ToHost(logits);
+  const Activations shown(memory(), DType::kF32, static_cast<int64_t>(wanted.size()), logits->cols);
+  ops_->GatherRows(logits, wanted, shown);
+  return ToHost(shown);
+}
+
+namespace {
+
+std::vector<int32_t> IdsOf(absl::Span<const DecodeRow> rows) {
+  std::vector<int32_t> ids;
+  for (const DecodeRow& row : rows) ids.push_back(static_cast<int32_t>(row.id));
+  return ids;
+}
+
+std::vector<int32_t> PositionsOf(absl::Span<const DecodeRow> rows) {
+  std::vector<int32_t> positions;
+  for (const DecodeRow& row : rows) positions.push_back(static_cast<int32_t>(row.position));
+  return positions;
+}
+
+// The rows' tables of blocks, each `width` long.
+std::vector<int32_t> TablesOf(absl::Span<const DecodeRow> rows, size_t width) {
+  std::vector<int32_t> tables(rows.size() * width, 0);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const std::vector<int32_t>& blocks = rows[r].kv->blocks();
+    std::copy_n(blocks.begin(), std::min(width, blocks.size()), tables.begin() + r * width);
+  }
+  return tables;
+}
+
+// As long as the longest row needs, in powers of two, so that few lengths come up.
+size_t TableWidth(absl::Span<const DecodeRow> rows) {
+  int64_t longest = 0;
+  for (const DecodeRow& row : rows) longest = std::max(longest, row.position);
+  return std::bit_ceil(static_cast<size_t>(longest / LayerKv::kBlockSlots + 1));
+}
+
+}  // namespace
+
+Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const {
+  const size_t width = TableWidth(rows);
+  std::unique_ptr<PooledStep>& step = pooled_steps_[{rows.size(), width}];
+  if (step == nullptr) {
+    step = std::make_unique<PooledStep>();
+    step->ids = Indices(memory(), IdsOf(rows));
+    step->positions = Indices(memory(), PositionsOf(rows));
+    step->tables = Indices(memory(), TablesOf(rows, width));
+    step->logits =
+        Activations(memory(), DType::kF32, static_cast<int64_t>(rows.size()), config_.vocab);
+  } else {
+    step->ids.Set(memory(), IdsOf(rows));
+    step->positions.Set(memory(), PositionsOf(rows));
+    step->tables.Set(memory(), TablesOf(rows, width));
+  }
+  ops_->Repeat(&step->recording, [&] {
+    const TablesView tables{step->tables, static_cast<int64_t>(width)};
+    const Activations h(memory(), DType::kF32, step->ids.size(), config_.hidden);
+    ops_->Embed(weights_.embedding, step->ids, h);
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      const Qkv fresh = ProjectRows(layer, h, /*by_row=*/true);
+      const LayerKv in_layer = pool.Layer(layer, {});
+      ops_->Rotate(fresh.q, step->positions, rope_);
+      ops_->RotateAndWriteKvRows(fresh.k, fresh.v, step->positions, rope_, tables, in_layer);
+      const Activations attention = MakeRows(h->rows, fresh.q->cols);
+      ops_->AttendRows(fresh.q, step->positions, tables, in_layer, attention);
+      FinishRows(layer, attention, h, /*by_row=*/true);
+    }
+    const Activations x = MakeRows(h->rows, h->cols);
+    ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
+    MatMul(x, weights_.head, /*accumulate=*/false, /*by_row=*/true, step->logits);
+  });
+  return step->logits;
+}
+
+Activations Decoder::DecodeSingly(absl::Span<const DecodeRow> rows) const {
+  const std::vector<int32_t> positions = PositionsOf(rows);
+  const Activations h(memory(), DType::kF32, static_cast<int64_t>(rows.size()), config_.hidden);
+  ops_->Embed(weights_.embedding, IdsOf(rows), h);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    const Qkv fresh = ProjectRows(layer, h, /*by_row=*/true);
+    ops_->Rotate(fresh.q, positions, rope_);
+    const Activations attention = MakeRows(h->rows, fresh.q->cols);
+    for (int64_t r = 0; r < h->rows; ++r) {
+      const LayerKv in_layer = rows[r].kv->Layer(layer);
+      const auto position = absl::MakeConstSpan(positions).subspan(r, 1);
+      ops_->RotateAndWriteKv(fresh.k->Slice(r, 1), fresh.v->Slice(r, 1), position, rope_, in_layer);
+      ops_->Attend(fresh.q->Slice(r, 1), position, in_layer, attention->Slice(r, 1));
+    }
+    FinishRows(layer, attention, h, /*by_row=*/true);
+  }
+  return LogitsOf(h, /*by_row=*/true);
 }
 
 }  // namespace tessera

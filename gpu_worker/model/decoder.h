@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -47,11 +48,23 @@ class Decoder {
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, int64_t max_len,
                                                        Ops* ops);
 
+  ~Decoder();
+
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   const RopeTable& rope() const { return rope_; }
   int64_t max_len() const { return max_len_; }
   Ops& ops() const { return *ops_; }
+
+  DeviceMemory& memory() const { return ops_->memory(); }
+  // Memory for one request's KV of so many positions.
+  KvMemory MakeKv(int64_t capacity) const { return KvMemory(config_, capacity, memory()); }
+  KvShape kv_shape() const { return {config_.layers, config_.kv_heads, config_.head_dim}; }
+  int64_t KvBytesPerToken() const { return KvMemory::BytesPerToken(config_, memory().kv_type()); }
+  // Rows of the device's activation type.
+  Activations MakeRows(int64_t rows, int64_t cols) const {
+    return Activations(memory(), memory().activation_type(), rows, cols);
+  }
 
   // [ids][hidden].
   Activations Embed(absl::Span<const uint32_t> ids) const;
@@ -66,15 +79,15 @@ class Decoder {
   // The plain transformer layer for rows h at ascending `positions`: rotates and writes fresh K and
   // V, attends from each row to all slots up to its own, finishes the layer. Only the last `needed`
   // rows of h are carried on (the last layer needs one); the others only leave their K and V.
-  void RunLayer(int64_t layer, absl::Span<const int32_t> positions, const KvMemory& kv, Matrix h,
+  void RunLayer(int64_t layer, IndexView positions, const KvMemory& kv, Matrix h,
                 int64_t needed) const;
 
   // The second half of RunLayer, for fresh Q, K and V that the caller has looked at or thinned out:
   // fresh.k and fresh.v belong to kv_positions, fresh.q and h to positions.
-  void AttendAndFinish(int64_t layer, Qkv& fresh, absl::Span<const int32_t> kv_positions,
-                       absl::Span<const int32_t> positions, const KvMemory& kv, Matrix h) const;
+  void AttendAndFinish(int64_t layer, Qkv& fresh, IndexView kv_positions, IndexView positions,
+                       const KvMemory& kv, Matrix h) const;
 
-  // Logits [rows][vocab] of rows h.
+  // Logits [rows][vocab] of rows h, in the program's own memory.
   Activations Logits(Matrix h) const;
 
   // Shown the hidden rows after the last layer of positions first .. first + h.rows; an error ends
@@ -82,9 +95,9 @@ class Decoder {
   using OnRows = std::function<absl::Status(int64_t first, Matrix h)>;
 
   // Ordinary prefill: runs ids at positions first .. over what kv holds for the positions before,
-  // kRowBlock rows at a time; a layer of such a block is a step. Gives the last hidden row
+  // the device's row_block at a time; a layer of such a block is a step. Gives the last hidden row
   // [1][hidden]. With `on_rows`, every row is carried through the last layer and shown, in order,
-  // at most kRowBlock at a time. kv and ids must outlive it. Errors: those of `on_rows`.
+  // at most so many at a time. kv and ids must outlive it. Errors: those of `on_rows`.
   Steps<absl::StatusOr<Activations>> Extending(const KvMemory& kv, absl::Span<const uint32_t> ids,
                                                int64_t first, OnRows on_rows = nullptr) const;
 
@@ -94,30 +107,34 @@ class Decoder {
                                      OnRows on_rows = nullptr) const;
 
   // One decode step of many requests: writes each row's K and V to its memory and returns the
-  // logits [rows that want them][vocab]. A row's are the same bits whatever other rows there are.
+  // logits [rows that want them][vocab], in the program's own memory. A row's are the same bits
+  // whatever other rows there are.
   // Several rows of one memory must stand in the order of their positions.
   Activations DecodeRows(absl::Span<const DecodeRow> rows) const;
-
-  // Rows that a layer's widest buffers are made for at a time: bounds memory for long prompts.
-  static constexpr int64_t kRowBlock = 512;
 
  private:
   Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops);
 
   Activations LastRow(Matrix h) const;
+  Activations ToHost(Activations x) const;
 
   // A layer's products, of rows of one request or, `by_row`, of many.
   Qkv ProjectRows(int64_t layer, Matrix h, bool by_row) const;
   void FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const;
   Activations LogitsOf(Matrix h, bool by_row) const;
-  void MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate, bool by_row,
-              Matrix out) const;
+  void MatMul(Matrix x, const Weight& w, bool accumulate, bool by_row, Matrix out) const;
+  // Of rows whose memory is in one pool; and of any, one after the other.
+  Activations DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const;
+  Activations DecodeSingly(absl::Span<const DecodeRow> rows) const;
 
   const ModelConfig config_;
   const Weights weights_;
   const int64_t max_len_;
   const RopeTable rope_;
   Ops* const ops_;
+  // By the number of rows and the length of their tables.
+  struct PooledStep;
+  mutable std::map<std::pair<size_t, size_t>, std::unique_ptr<PooledStep>> pooled_steps_;
 };
 
 // 0, 1, ... as positions: first .. first + count.

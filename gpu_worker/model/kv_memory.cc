@@ -33,6 +33,12 @@ bool KvMemory::Fork(int64_t slots, KvMemory* fork) const {
   return true;
 }
 
+const int32_t* KvMemory::DeviceBlocks() const {
+  if (pool_->memory().is_host()) return nullptr;
+  if (device_blocks_.host() != blocks_) device_blocks_ = Indices(pool_->memory(), blocks_);
+  return device_blocks_.view().device;
+}
+
 void KvMemory::ReleaseBlocks() {
   for (const int32_t block : blocks_) pool_->Release(block);
   blocks_.clear();
@@ -42,9 +48,11 @@ void KvMemory::Swap(KvMemory& other) noexcept {
   std::swap(capacity_, other.capacity_);
   std::swap(kv_heads_, other.kv_heads_);
   std::swap(head_dim_, other.head_dim_);
+  std::swap(number_bytes_, other.number_bytes_);
   std::swap(numbers_, other.numbers_);
   std::swap(pool_, other.pool_);
   std::swap(blocks_, other.blocks_);
+  std::swap(device_blocks_, other.device_blocks_);
 }
 
 }  // namespace tessera

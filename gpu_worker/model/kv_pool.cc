@@ -1,30 +1,26 @@
 #include "gpu_worker/model/kv_pool.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "glog/logging.h"
 
 namespace tessera {
 
-KvPool::KvPool(const ModelConfig& model, int64_t blocks)
-    : layers_(model.layers),
+KvPool::KvPool(const ModelConfig& model, int64_t blocks, DeviceMemory* memory)
+    : memory_(*memory),
+      layers_(model.layers),
       kv_heads_(model.kv_heads),
       head_dim_(model.head_dim),
       references_(blocks, 0),
-      bytes_(static_cast<size_t>(layers_ * 2 * PerLayer()) * sizeof(float)) {
+      bytes_(static_cast<size_t>(layers_ * 2 * PerLayer())) {
   CHECK_GT(blocks, 0);
   for (int32_t block = 0; block < blocks; ++block) free_.insert(free_.end(), block);
-  void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  PCHECK(memory != MAP_FAILED) << "cannot reserve " << bytes_ << " bytes for KV: lower --kv_bytes";
-  numbers_ = static_cast<float*>(memory);
+  numbers_ = static_cast<char*>(memory_.Reserve(bytes_));
 }
 
 KvPool::~KvPool() {
   CHECK_EQ(free_blocks(), blocks()) << "a block outlives its pool";
-  munmap(numbers_, bytes_);
+  memory_.Release(numbers_, bytes_);
 }
 
 int32_t KvPool::FindRun(int64_t count, const std::vector<int32_t>& behind) const {
@@ -71,22 +67,23 @@ void KvPool::Release(int32_t block) {
 }
 
 void KvPool::CopyBlock(int32_t from, int32_t to) {
-  const int64_t head_numbers = kBlockSlots * head_dim_;
-  for (int64_t head = 0; head < layers_ * 2 * kv_heads_; ++head) {
-    float* first = numbers_ + head * blocks() * head_numbers;
-    std::copy_n(first + from * head_numbers, head_numbers, first + to * head_numbers);
-  }
+  const int64_t block = kBlockSlots * head_dim_ * BytesPer(memory_.kv_type());
+  const int64_t head = blocks() * block;
+  memory_.Copy(numbers_ + from * block, head, numbers_ + to * block, head, block,
+               layers_ * 2 * kv_heads_);
 }
 
-LayerKv KvPool::Layer(int64_t layer, const std::vector<int32_t>& blocks) const {
-  float* k = numbers_ + layer * 2 * PerLayer();
+LayerKv KvPool::Layer(int64_t layer, const std::vector<int32_t>& blocks,
+                      const int32_t* device_blocks) const {
+  char* k = numbers_ + layer * 2 * PerLayer();
   return {k,
           k + PerLayer(),
           static_cast<int64_t>(blocks.size()) * kBlockSlots,
           kv_heads_,
           head_dim_,
           blocks.data(),
-          this->blocks() * kBlockSlots};
+          this->blocks() * kBlockSlots,
+          device_blocks};
 }
 
 }  // namespace tessera

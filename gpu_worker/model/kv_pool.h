@@ -19,7 +19,8 @@ class KvPool {
  public:
   static constexpr int64_t kBlockSlots = LayerKv::kBlockSlots;
 
-  KvPool(const ModelConfig& model, int64_t blocks);
+  // Throws std::bad_alloc when the memory, which must outlive it, has no room.
+  KvPool(const ModelConfig& model, int64_t blocks, DeviceMemory* memory = &HostMemory());
   ~KvPool();
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;
@@ -36,25 +37,32 @@ class KvPool {
 
   void CopyBlock(int32_t from, int32_t to);
 
-  // The view of a table of this pool's blocks, which must outlive it.
-  LayerKv Layer(int64_t layer, const std::vector<int32_t>& blocks) const;
+  // The view of a table of this pool's blocks, which must outlive it, and of the same table in the
+  // memory of a device that has its own.
+  LayerKv Layer(int64_t layer, const std::vector<int32_t>& blocks,
+                const int32_t* device_blocks = nullptr) const;
+  DeviceMemory& memory() const { return memory_; }
 
   int64_t blocks() const { return static_cast<int64_t>(references_.size()); }
   int64_t free_blocks() const { return static_cast<int64_t>(free_.size()); }
 
  private:
-  int64_t PerLayer() const { return blocks() * kBlockSlots * kv_heads_ * head_dim_; }
+  // Bytes of one layer's K, or V.
+  int64_t PerLayer() const {
+    return blocks() * kBlockSlots * kv_heads_ * head_dim_ * BytesPer(memory_.kv_type());
+  }
   // The first of `count` free blocks in a row; -1: there is no such run.
   int32_t FindRun(int64_t count, const std::vector<int32_t>& behind) const;
   void Take(int32_t block, std::vector<int32_t>* blocks);
 
+  DeviceMemory& memory_;
   const int64_t layers_;
   const int64_t kv_heads_;
   const int64_t head_dim_;
   std::vector<int> references_;
   std::set<int32_t> free_;
   size_t bytes_ = 0;
-  float* numbers_ = nullptr;  // [layer][K|V][kv_head][slot][head_dim]
+  char* numbers_ = nullptr;  // [layer][K|V][kv_head][slot][head_dim]
 };
 
 }  // namespace tessera

@@ -1,5 +1,7 @@
 #include "gpu_worker/model/weights.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <set>
 #include <utility>
 
@@ -7,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "gpu_worker/device/memory.h"
 
 namespace tessera {
 namespace {
@@ -14,7 +17,8 @@ namespace {
 // Hands out tensors by name and remembers which were asked for.
 class Taker {
  public:
-  explicit Taker(const SafeTensors& files) : files_(files) {}
+  Taker(const SafeTensors& files, std::deque<std::vector<float>>* vectors)
+      : files_(files), vectors_(*vectors) {}
 
   bool Has(const std::string& name) const { return files_.tensors().contains(name); }
 
@@ -23,20 +27,20 @@ class Taker {
     return Weight{view->data, view->dtype, rows, cols};
   }
 
-  absl::StatusOr<std::vector<float>> TakeVector(const std::string& name, int64_t n) {
+  absl::StatusOr<absl::Span<const float>> TakeVector(const std::string& name, int64_t n) {
     ASSIGN_OR_RETURN(const TensorView* view, Find(name, {n}));
-    std::vector<float> numbers(n);
+    std::vector<float>& numbers = vectors_.emplace_back(n);
     for (int64_t i = 0; i < n; ++i) {
       numbers[i] = view->dtype == DType::kF32
                        ? reinterpret_cast<const float*>(view->data)[i]
                        : ToFloat(reinterpret_cast<const Bf16*>(view->data)[i]);
     }
-    return numbers;
+    return absl::MakeConstSpan(numbers);
   }
 
   // An empty vector where the model has no such tensor.
-  absl::StatusOr<std::vector<float>> TakeOptional(const std::string& name, int64_t n) {
-    if (!Has(name)) return std::vector<float>();
+  absl::StatusOr<absl::Span<const float>> TakeOptional(const std::string& name, int64_t n) {
+    if (!Has(name)) return absl::Span<const float>();
     return TakeVector(name, n);
   }
 
@@ -67,6 +71,7 @@ class Taker {
   }
 
   const SafeTensors& files_;
+  std::deque<std::vector<float>>& vectors_;
   std::set<std::string> taken_;
 };
 
@@ -93,12 +98,84 @@ absl::StatusOr<LayerWeights> TakeLayer(Taker& taker, const ModelConfig& model, i
   return w;
 }
 
+// Copies weights to a device, those of one group side by side.
+class Mover {
+ public:
+  Mover(DeviceMemory* memory, std::vector<std::shared_ptr<void>>* owners)
+      : memory_(*memory), owners_(*owners) {}
+
+  void Move(std::initializer_list<Weight*> group) {
+    int64_t bytes = 0;
+    for (const Weight* w : group) bytes += w->rows * w->cols * BytesPer(DType::kBf16);
+    char* to = New(bytes);
+    for (Weight* w : group) {
+      const int64_t numbers = w->rows * w->cols;
+      memory_.Upload(AsBf16(*w), numbers * BytesPer(DType::kBf16), to);
+      *w = {to, DType::kBf16, w->rows, w->cols};
+      to += numbers * BytesPer(DType::kBf16);
+    }
+  }
+
+  void Move(std::initializer_list<absl::Span<const float>*> group) {
+    size_t bytes = 0;
+    for (const auto* vector : group) bytes += vector->size() * sizeof(float);
+    if (bytes == 0) return;
+    char* to = New(bytes);
+    for (auto* vector : group) {
+      memory_.Upload(vector->data(), vector->size() * sizeof(float), to);
+      *vector = {reinterpret_cast<const float*>(to), vector->size()};
+      to += vector->size() * sizeof(float);
+    }
+  }
+
+ private:
+  char* New(size_t bytes) {
+    return static_cast<char*>(owners_.emplace_back(AllocateShared(memory_, bytes)).get());
+  }
+
+  const void* AsBf16(const Weight& w) {
+    if (w.dtype == DType::kBf16) return w.data;
+    narrow_.resize(w.rows * w.cols);
+    std::transform(static_cast<const float*>(w.data),
+                   static_cast<const float*>(w.data) + narrow_.size(), narrow_.begin(), ToBf16);
+    return narrow_.data();
+  }
+
+  DeviceMemory& memory_;
+  std::vector<std::shared_ptr<void>>& owners_;
+  std::vector<Bf16> narrow_;
+};
+
 }  // namespace
+
+void PutOnDevice(DeviceMemory& memory, Weights* weights) {
+  if (memory.is_host()) return;
+  Mover mover(&memory, &weights->on_device);
+  const bool tied = weights->head.data == weights->embedding.data;
+  mover.Move({&weights->embedding});
+  if (tied) {
+    weights->head = weights->embedding;
+  } else {
+    mover.Move({&weights->head});
+  }
+  mover.Move({&weights->final_norm});
+  for (LayerWeights& w : weights->layers) {
+    mover.Move({&w.q, &w.k, &w.v});
+    mover.Move({&w.o});
+    mover.Move({&w.gate, &w.up});
+    mover.Move({&w.down});
+    mover.Move({&w.input_norm});
+    mover.Move({&w.post_attention_norm});
+    mover.Move({&w.q_bias, &w.k_bias, &w.v_bias});
+    mover.Move({&w.q_norm});
+    mover.Move({&w.k_norm});
+  }
+}
 
 absl::StatusOr<Weights> LoadWeights(const std::string& folder, const ModelConfig& model) {
   Weights weights;
   ASSIGN_OR_RETURN(weights.files, SafeTensors::Open(folder));
-  Taker taker(*weights.files);
+  Taker taker(*weights.files, &weights.vectors);
   ASSIGN_OR_RETURN(weights.embedding,
                    taker.Take("model.embed_tokens.weight", model.vocab, model.hidden));
   weights.head = weights.embedding;

@@ -108,7 +108,7 @@ bool DriftSampler::Step(const std::atomic<bool>& cancelled) {
 absl::Status DriftSampler::RunRows(const std::atomic<bool>& cancelled) {
   const auto prompt = static_cast<int64_t>(pending_->prompt.size());
   const auto answer = static_cast<int64_t>(pending_->answer.size());
-  if (done_ == 0) kv_ = KvMemory(decoder_.config(), prompt + answer);
+  if (done_ == 0) kv_ = decoder_.MakeKv(prompt + answer);
   const bool in_prompt = done_ < prompt;
   const absl::Span<const uint32_t> ids =
       in_prompt ? absl::MakeConstSpan(pending_->prompt).subspan(done_, kStepRows)
@@ -117,7 +117,7 @@ absl::Status DriftSampler::RunRows(const std::atomic<bool>& cancelled) {
   done_ += static_cast<int64_t>(ids.size());
   if (done_ < prompt) return absl::OkStatus();
   const Activations logits = decoder_.Logits(last);
-  Compare(absl::MakeConstSpan(logits->data, static_cast<size_t>(logits->cols)));
+  Compare(absl::MakeConstSpan(logits->data(), static_cast<size_t>(logits->cols)));
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 #include "gpu_worker/serve/engine.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -8,6 +9,11 @@
 
 namespace tessera {
 namespace {
+
+absl::Status NoDeviceMemory() {
+  return absl::ResourceExhaustedError(
+      "the worker's device has no memory left for this: send a shorter prompt, or try again later");
+}
 
 absl::Status ShuttingDown() { return absl::UnavailableError("the worker is shutting down"); }
 
@@ -44,7 +50,7 @@ Engine::Engine(const Decoder* decoder, Blender* blender, ChunkWriter* writer,
       writer_(*writer),
       options_(options),
       inbox_(options.queue, kMostChunks),
-      pool_(decoder->config(), PoolBlocks(options, *decoder)),
+      pool_(decoder->config(), PoolBlocks(options, *decoder), &decoder->memory()),
       prefixes_(&pool_, blender->config().tokens_per_piece) {
   blender_.set_on_progress([this] { inbox_.Ring(); });
   thread_ = std::thread([this] { Work(); });
@@ -235,10 +241,26 @@ void Engine::Decode(const std::vector<uint64_t>& ids) {
   since_decode_ = absl::ZeroDuration();
 }
 
+namespace {
+
+// A request for which the device has no memory left ends; others go on.
+StepState StepOrEnd(GenerationRun& generation) {
+  try {
+    return generation.StepPrefill();
+  } catch (const std::bad_alloc&) {
+    generation.End(NoDeviceMemory());
+    return StepState::kDone;
+  }
+}
+
+}  // namespace
+
 void Engine::StepPrefill(Run& run) {
   if (run.generation.stage() != Stage::kPrefilling) return;  // it could not start
   const absl::Time start = absl::Now();
-  run.is_loading = run.generation.StepPrefill() == StepState::kWaiting;
+  run.is_loading = StepOrEnd(run.generation) == StepState::kWaiting;
+  // So that the time is the device's, and what decodes does not stand behind a whole prefill.
+  decoder_.memory().Pace();
   if (run.is_loading) run.loads_until = run.generation.waits_until();
   for (std::unique_ptr<ChunkWork>& chunk : run.generation.TakeChunksAhead()) {
     // What is asked for comes first: there is always room for it.
@@ -258,7 +280,11 @@ void Engine::StepChunk() {
   } else if (flag->IsSet()) {
     chunk_->Fail(absl::CancelledError("the request was cancelled"));
   } else {
-    state = chunk_->Step();
+    try {
+      state = chunk_->Step();
+    } catch (const std::bad_alloc&) {
+      chunk_->Fail(NoDeviceMemory());
+    }
   }
   since_decode_ += absl::Now() - start;
   chunk_waits_ = state == StepState::kWaiting;

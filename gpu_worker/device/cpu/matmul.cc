@@ -36,11 +36,11 @@ void ProductOfRows(Matrix x, const Number* w, int64_t first, int64_t last, bool 
   for (int64_t n = first; n < last; ++n) {
     const Number* const row = w + n * x.cols;
     if (x.rows == 3) {
-      DotRows<3>(x.data, x.cols, row, x.cols, sums);
+      DotRows<3>(x.data(), x.cols, row, x.cols, sums);
     } else if (x.rows == 2) {
-      DotRows<2>(x.data, x.cols, row, x.cols, sums);
+      DotRows<2>(x.data(), x.cols, row, x.cols, sums);
     } else {
-      DotRows<1>(x.data, x.cols, row, x.cols, sums);
+      DotRows<1>(x.data(), x.cols, row, x.cols, sums);
     }
     for (int64_t r = 0; r < x.rows; ++r) {
       out.Row(r)[n] = accumulate ? out.Row(r)[n] + sums[r] : sums[r];
@@ -247,11 +247,11 @@ void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
   std::vector<Bf16> narrow(x.rows * x.cols);
   parallel_->ForRanges(static_cast<int64_t>(narrow.size()), 1 << 16,
                        [&](int64_t first, int64_t last) {
-                         for (int64_t i = first; i < last; ++i) narrow[i] = ToBf16(x.data[i]);
+                         for (int64_t i = first; i < last; ++i) narrow[i] = ToBf16(x.data()[i]);
                        });
   parallel_->ForRanges(w.rows, kBf16PanelRows, [&](int64_t first, int64_t last) {
     const Bf16* panel = static_cast<const Bf16*>(w.data) + first * w.cols;
-    if (bf16_->Run(x.rows, last - first, x.cols, narrow.data(), panel, accumulate, out.data + first,
+    if (bf16_->Run(x.rows, last - first, x.cols, narrow.data(), panel, accumulate, out.data() + first,
                    out.cols)) {
       return;
     }
@@ -272,8 +272,8 @@ void MatMul::RunWidePanel(Matrix x, const Weight& w, int64_t first, int64_t last
     Widen(static_cast<const Bf16*>(w.data) + first * w.cols, (last - first) * w.cols, wide.data());
     panel = wide.data();
   }
-  ProductTransposed(x.rows, last - first, x.cols, 1.0f, x.data, x.cols, panel, w.cols,
-                    accumulate ? 1.0f : 0.0f, out.data + first, out.cols);
+  ProductTransposed(x.rows, last - first, x.cols, 1.0f, x.data(), x.cols, panel, w.cols,
+                    accumulate ? 1.0f : 0.0f, out.data() + first, out.cols);
 }
 
 }  // namespace tessera

@@ -26,7 +26,9 @@ class CpuOps final : public Ops {
 
   std::string name() const override { return matmul_.uses_bf16() ? "cpu-bf16" : "cpu-f32"; }
 
-  void Embed(const Weight& table, absl::Span<const uint32_t> ids, Matrix out) override {
+  DeviceMemory& memory() override { return HostMemory(); }
+
+  void Embed(const Weight& table, IndexView ids, Matrix out) override {
     CHECK_EQ(out.rows, static_cast<int64_t>(ids.size()));
     for (int64_t r = 0; r < out.rows; ++r) {
       CHECK_LT(ids[r], table.rows);
@@ -44,8 +46,8 @@ class CpuOps final : public Ops {
     CHECK_EQ(x.cols % n, 0);
     parallel_.ForRanges(x.rows * x.cols / n, kRowGrain, [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r) {
-        const float* from = x.data + r * n;
-        float* to = out.data + r * n;
+        const float* from = x.data() + r * n;
+        float* to = out.data() + r * n;
         const float scale = 1.0f / std::sqrt(Dot(from, from, n) / static_cast<float>(n) + eps);
         for (int64_t i = 0; i < n; ++i) to[i] = from[i] * scale * gain[i];
       }
@@ -62,7 +64,7 @@ class CpuOps final : public Ops {
     matmul_.RunByRow(x, w, bias, accumulate, out);
   }
 
-  void Rotate(Matrix x, absl::Span<const int32_t> positions, const RopeTable& rope) override {
+  void Rotate(Matrix x, IndexView positions, const RopeTable& rope) override {
     const int64_t head_dim = 2 * rope.half_dim;
     parallel_.ForRanges(x.rows, kRowGrain, [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r) {
@@ -73,8 +75,9 @@ class CpuOps final : public Ops {
     });
   }
 
-  void WriteKv(Matrix k, Matrix v, absl::Span<const int32_t> positions,
-               const LayerKv& kv) override {
+  void RotateAndWriteKv(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
+                        const LayerKv& kv) override {
+    Rotate(k, positions, rope);
     for (int64_t r = 0; r < k.rows; ++r) {
       CHECK_LT(positions[r], kv.capacity);
       for (int64_t h = 0; h < kv.kv_heads; ++h) {
@@ -100,28 +103,27 @@ class CpuOps final : public Ops {
     });
   }
 
-  void Attend(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
-              Matrix out) override {
-    AttendOnCpu(parallel_, q, positions, kv, out);
+  void Attend(Matrix q, IndexView positions, const LayerKv& kv, Matrix out) override {
+    AttendOnCpu(parallel_, q, positions.host, kv, out);
   }
 
-  void AttendScored(Matrix q, absl::Span<const int32_t> positions, const LayerKv& kv,
-                    bool by_value_norm, Matrix out, absl::Span<float> scores) override {
-    AttendScoredOnCpu(parallel_, q, positions, kv, by_value_norm, out, scores);
+  void AttendScored(Matrix q, IndexView positions, const LayerKv& kv, bool by_value_norm,
+                    Matrix out, absl::Span<float> scores) override {
+    AttendScoredOnCpu(parallel_, q, positions.host, kv, by_value_norm, out, scores);
   }
 
   void SwiGlu(Matrix gate, Matrix up) override {
     parallel_.ForRanges(gate.rows * gate.cols, 1 << 14, [&](int64_t first, int64_t last) {
       int64_t i = first;
-      for (; i + 8 <= last; i += 8) SwiGlu8(gate.data + i, up.data + i);
+      for (; i + 8 <= last; i += 8) SwiGlu8(gate.data() + i, up.data() + i);
       for (; i < last; ++i) {
-        const float x = gate.data[i];
-        gate.data[i] = x / (1.0f + std::exp(-x)) * up.data[i];
+        const float x = gate.data()[i];
+        gate.data()[i] = x / (1.0f + std::exp(-x)) * up.data()[i];
       }
     });
   }
 
-  void GatherRows(Matrix x, absl::Span<const int32_t> rows, Matrix out) override {
+  void GatherRows(Matrix x, IndexView rows, Matrix out) override {
     CHECK_EQ(out.rows, static_cast<int64_t>(rows.size()));
     for (int64_t r = 0; r < out.rows; ++r) std::copy_n(x.Row(rows[r]), x.cols, out.Row(r));
   }
@@ -147,8 +149,8 @@ class CpuOps final : public Ops {
   void RoundToSlice(Matrix k, Matrix v, Bf16* slice_k, Bf16* slice_v) override {
     auto round = [](Matrix x, Bf16* to) {
       for (int64_t i = 0; i < x.rows * x.cols; ++i) {
-        to[i] = ToBf16(x.data[i]);
-        x.data[i] = ToFloat(to[i]);
+        to[i] = ToBf16(x.data()[i]);
+        x.data()[i] = ToFloat(to[i]);
       }
     };
     round(k, slice_k);

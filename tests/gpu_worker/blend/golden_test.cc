@@ -72,7 +72,7 @@ class BlendGoldenTest : public testing::ServerFixture {
                                    never_.value());
       EXPECT_TRUE(last.ok());
       const Activations next = decoder_->Logits(*last);
-      logits.assign(next->data, next->data + next->cols);
+      logits.assign(next->data(), next->data() + next->cols);
     }
   }
 

@@ -52,7 +52,7 @@ RopeTable TableFor(int64_t head_dim, int64_t positions) {
 struct KvNumbers {
   KvNumbers(int64_t heads, int64_t capacity, int64_t head_dim, uint32_t seed)
       : k(heads * capacity, head_dim, seed), v(heads * capacity, head_dim, seed + 1) {
-    layer = {k.view().data, v.view().data, capacity, heads, head_dim};
+    layer = {k.view().data(), v.view().data(), capacity, heads, head_dim};
   }
   Numbers k, v;
   LayerKv layer;
@@ -168,7 +168,7 @@ TEST_P(MatMulTest, EqualsTheSumOfProducts) {
       ASSERT_NEAR(out.at(r, n), sum, (narrow ? 4e-2 : 2e-5) * std::sqrt(inputs)) << r << " " << n;
     }
   }
-  const Weight wide{w.view().data, DType::kF32, outputs, inputs};
+  const Weight wide{w.view().data(), DType::kF32, outputs, inputs};
   ops->MatMul(x.view(), wide, {}, /*accumulate=*/false, out.view());
   double first = 0;
   for (int64_t i = 0; i < inputs; ++i) first += static_cast<double>(x.at(0, i)) * w.at(0, i);
@@ -195,7 +195,7 @@ TEST(OpsTest, ProductsByRowHaveTheSameBitsBesideAnyOthers) {
     Numbers x(17, inputs, 1), w(75, inputs, 2), bias(1, 75, 3), all(17, 75, 4), alone(17, 75, 4);
     const std::vector<Bf16> stored = Narrow(w.values());
     for (const Weight& weight : {Weight{stored.data(), DType::kBf16, 75, inputs},
-                                 Weight{w.view().data, DType::kF32, 75, inputs}}) {
+                                 Weight{w.view().data(), DType::kF32, 75, inputs}}) {
       ops->MatMulByRow(x.view(), weight, bias.values(), /*accumulate=*/true, all.view());
       for (int64_t r = 0; r < 17; ++r) {
         ops->MatMul(x.view().Slice(r, 1), weight, bias.values(), true, alone.view().Slice(r, 1));
@@ -237,8 +237,7 @@ TEST(OpsTest, PlacedSliceEqualsRotatedAndWrittenRows) {
   ops->PlaceSlice({slice_k.data(), slice_v.data(), 130}, 50, rope, placed.layer);
   std::vector<int32_t> positions(130);
   std::iota(positions.begin(), positions.end(), 50);
-  ops->Rotate(k.view(), positions, rope);
-  ops->WriteKv(k.view(), v.view(), positions, written.layer);
+  ops->RotateAndWriteKv(k.view(), v.view(), positions, rope, written.layer);
   EXPECT_EQ(placed.k.values(), written.k.values());
   EXPECT_EQ(placed.v.values(), written.v.values());
 }

@@ -34,7 +34,7 @@ TEST_F(ExtendTest, ShowsEveryRowOnceAndInOrder) {
   int64_t shown = 0;
   const auto last = decoder_->Extend(kv, ids_, 0, cancelled_, [&](int64_t first, Matrix h) {
     EXPECT_EQ(first, shown);
-    EXPECT_LE(h.rows, Decoder::kRowBlock);
+    EXPECT_LE(h.rows, decoder_->memory().row_block());
     for (int64_t r = 0; r < h.rows; ++r) {
       for (int64_t i = 0; i < h.cols; ++i) {
         EXPECT_NEAR(h.Row(r)[i], all->Row(first + r)[i], 2e-3) << first + r;
@@ -51,7 +51,7 @@ TEST_F(ExtendTest, ShowsEveryRowOnceAndInOrder) {
   // One row alone is not rounded for its products; many are, where these are made from bf16.
   const float close = ops_->name() == "cpu-bf16" ? 0.05f : 2e-3f;
   for (int64_t i = 0; i < (*last)->cols; ++i) {
-    EXPECT_NEAR((*last)->data[i], (*plain)->data[i], close);
+    EXPECT_NEAR((*last)->data()[i], (*plain)->data()[i], close);
   }
 }
 
@@ -96,7 +96,7 @@ TEST_F(ExtendTest, RowsOfManyRequestsHaveTheBitsOfEachAlone) {
       ASSERT_TRUE(last.ok());
       const Activations expected = decoder_->Logits(*last);
       for (int64_t n = 0; n < expected->cols; ++n) {
-        ASSERT_EQ(logits->Row(i)[n], expected->data[n]) << "row " << i << " step " << step;
+        ASSERT_EQ(logits->Row(i)[n], expected->data()[n]) << "row " << i << " step " << step;
       }
     }
   }
@@ -117,7 +117,7 @@ TEST_F(ExtendTest, ALayerIsAStepAndRowsOfOthersMayRunBetweenTwo) {
   const auto last = extending.TakeResult();
   ASSERT_TRUE(last.ok());
   EXPECT_EQ(steps, 2 * decoder_->config().layers);  // two blocks of rows
-  for (int64_t i = 0; i < (*last)->cols; ++i) EXPECT_EQ((*last)->data[i], (*expected)->data[i]);
+  for (int64_t i = 0; i < (*last)->cols; ++i) EXPECT_EQ((*last)->data()[i], (*expected)->data()[i]);
 }
 
 // Rows that a request has generated before are computed again several at a time.
@@ -134,7 +134,7 @@ TEST_F(ExtendTest, RowsOfOneMemoryTogetherGiveTheBitsThatTheyGiveOneByOne) {
   }
   const Activations logits = decoder_->DecodeRows(rows);
   ASSERT_EQ(logits->rows, 1);
-  for (int64_t i = 0; i < logits->cols; ++i) EXPECT_EQ(logits->data[i], expected->data[i]);
+  for (int64_t i = 0; i < logits->cols; ++i) EXPECT_EQ(logits->data()[i], expected->data()[i]);
 }
 
 TEST_F(ExtendTest, MemoryInScatteredBlocksGivesTheSameBits) {
@@ -152,10 +152,10 @@ TEST_F(ExtendTest, MemoryInScatteredBlocksGivesTheSameBits) {
   EXPECT_LT(layer.Run(0, 700), 700);
   const auto last = decoder_->Extend(scattered, ids_, 0, cancelled_);
   ASSERT_TRUE(last.ok() && expected.ok());
-  for (int64_t i = 0; i < (*last)->cols; ++i) EXPECT_EQ((*last)->data[i], (*expected)->data[i]);
+  for (int64_t i = 0; i < (*last)->cols; ++i) EXPECT_EQ((*last)->data()[i], (*expected)->data()[i]);
   const Activations a = decoder_->DecodeRows({{&scattered, 5, 699}});
   const Activations b = decoder_->DecodeRows({{&plain, 5, 699}});
-  for (int64_t i = 0; i < a->cols; ++i) EXPECT_EQ(a->data[i], b->data[i]);
+  for (int64_t i = 0; i < a->cols; ++i) EXPECT_EQ(a->data()[i], b->data()[i]);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ TEST(FamiliesTest, LogitsEqualTransformers) {
     ASSERT_TRUE(last.ok());
     const Activations again = (*decoder)->Logits(*last);
     for (int64_t i = 0; i < again->cols; ++i) {
-      ASSERT_NEAR(again->data[i], golden.logits.back()[i], tolerance) << "id " << i;
+      ASSERT_NEAR(again->data()[i], golden.logits.back()[i], tolerance) << "id " << i;
     }
   }
 }
