@@ -45,7 +45,7 @@ struct IndexView {
   IndexView last(size_t count) const { return subspan(size() - count, count); }
 
   absl::Span<const int32_t> host;
-  const int32_t* device;
+  const int32_t* device = nullptr;
 };
 
 // One layer of a request's KV memory, a slot for every position; K is rotated. Without `blocks` it

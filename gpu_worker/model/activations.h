@@ -24,6 +24,15 @@ class Activations {
       : numbers_(AllocateShared(memory, rows * cols * BytesPer(dtype))),
         view_{numbers_.get(), rows, cols, 0, dtype} {}
 
+  // f32, in memory of the program from which and to which the device copies fast.
+  static Activations ForCopies(DeviceMemory& memory, int64_t rows, int64_t cols) {
+    Activations made;
+    made.numbers_ = {memory.AllocateHost(rows * cols * sizeof(float)),
+                     [&memory](void* numbers) { memory.FreeHost(numbers); }};
+    made.view_ = {made.numbers_.get(), rows, cols};
+    return made;
+  }
+
   operator Matrix() const { return view_; }  // NOLINT: a Matrix is its view
   const Matrix* operator->() const { return &view_; }
   Matrix view() const { return view_; }

@@ -27,6 +27,11 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder
                      " tokens: set it between 1 and that"));
   }
   ASSIGN_OR_RETURN(Weights weights, LoadWeights(folder, config));
+  return Make(std::move(config), std::move(weights), max_len, ops);
+}
+
+std::unique_ptr<Decoder> Decoder::Make(ModelConfig config, Weights weights, int64_t max_len,
+                                       Ops* ops) {
   PutOnDevice(ops->memory(), &weights);
   return std::unique_ptr<Decoder>(new Decoder(std::move(config), std::move(weights), max_len, ops));
 }
@@ -132,7 +137,7 @@ Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
 
 Activations Decoder::ToHost(Activations x) const {
   if (memory().is_host()) return x;
-  const Activations host(x->rows, x->cols);
+  const Activations host = Activations::ForCopies(memory(), x->rows, x->cols);
   memory().Download(x->memory, x->rows * x->cols * sizeof(float), host->memory);
   return host;
 }

@@ -48,6 +48,9 @@ class Decoder {
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, int64_t max_len,
                                                        Ops* ops);
 
+  // Of weights from anywhere, in the program's memory, with the shapes that the config says.
+  static std::unique_ptr<Decoder> Make(ModelConfig config, Weights weights, int64_t max_len,
+                                       Ops* ops);
   ~Decoder();
 
   const ModelConfig& config() const { return config_; }

@@ -13,7 +13,7 @@ namespace tessera {
 // Hidden rows [ids][hidden] after the last layer.
 inline Activations AllRows(const Decoder& decoder, absl::Span<const uint32_t> ids) {
   const auto n = static_cast<int64_t>(ids.size());
-  const KvMemory kv(decoder.config(), n);
+  const KvMemory kv = decoder.MakeKv(n);
   Activations h = decoder.Embed(ids);
   const std::vector<int32_t> positions = PositionsFrom(0, n);
   for (int64_t layer = 0; layer < decoder.config().layers; ++layer) {

@@ -14,6 +14,7 @@
 #include "gpu_worker/model/decoder.h"
 #include "gtest/gtest.h"
 #include "tests/cache_server/testing/server_fixture.h"
+#include "tests/gpu_worker/test_device.h"
 
 namespace tessera {
 namespace {
@@ -77,13 +78,13 @@ class BlendGoldenTest : public testing::ServerFixture {
   }
 
   const CancelFlag never_;
-  const std::unique_ptr<Ops> ops_ = MakeCpuOps(0);
+  const std::unique_ptr<Ops> ops_ = TestDevice(0);
   std::unique_ptr<CacheClient> client_;
   std::unique_ptr<Decoder> decoder_;
 };
 
 TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
-  const double close = ops_->name() == "cpu-bf16" ? 0.5 : 0.05;
+  const double close = ops_->name() == "cpu-f32" ? 0.05 : 0.5;
   const std::vector<GoldenPrompt> prompts = ReadGoldenBlend();
   ASSERT_GE(prompts.size(), 10u);
   int blends = 0, same_text = 0;

@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "tests/golden/golden.h"
 #include "tests/gpu_worker/all_rows.h"
+#include "tests/gpu_worker/test_device.h"
 
 namespace tessera {
 namespace {
@@ -38,7 +39,7 @@ double KlOfRow(const TopLogits& golden, float golden_log_sum, const float* logit
 TEST(PrefillGoldenTest, AgreesOnRealParagraphs) {
   const std::string folder = ModelFolder("smollm2-135m-instruct");
   if (folder.empty()) GTEST_SKIP() << "the default model is not in $TESSERA_MODELS";
-  const std::unique_ptr<Ops> ops = MakeCpuOps(0);
+  const std::unique_ptr<Ops> ops = TestDevice(0);
   const auto decoder = Decoder::Load(folder, 1024, ops.get());
   ASSERT_TRUE(decoder.ok()) << decoder.status();
   const std::vector<GoldenPrefill> paragraphs = ReadGoldenPrefill();
