@@ -1,12 +1,9 @@
 #include "cache_server/client/shm_fetch.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "cache_server/chunk/checksum.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -26,6 +23,7 @@ ShmFetchStream::ShmFetchStream(ShmLink* link, std::shared_ptr<CallOutcomes> outc
 ShmFetchStream::~ShmFetchStream() {
   link_->sockets().Remove(connection_->socket());
   link_->StopRenewing(connection_.get());
+  link_->verifiers().Remove(this);
   bool reusable = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -48,14 +46,16 @@ void ShmFetchStream::Start() {
       MakeShmPacket(ShmType::kAcquire, call_, acquire, absl::MakeConstSpan(keys));
   absl::Status started = connection_->Send(packet, absl::InfinitePast());
   if (started.ok() && options_.on_progress) {
-    started = link_->sockets().Add(connection_->socket(), options_.on_progress);
+    started = link_->sockets().Add(connection_->socket(), [this] {
+      link_->verifiers().Wake(this);
+      Tell();
+    });
   }
   absl::MutexLock lock(&mutex_);
   if (!started.ok()) Break(started);
 }
 
-template <typename Done>
-void ShmFetchStream::ReadUntil(const Done& done, Patience patience) {
+void ShmFetchStream::ReadUntil(absl::FunctionRef<bool()> done, Patience patience) {
   const bool may_wait = patience == Patience::kUntilDeadline;
   while (!done() && !Over()) {
     const absl::Time until = answered_ ? options_.deadline : options_.acquire_deadline;
@@ -119,6 +119,7 @@ absl::Status ShmFetchStream::TakeAcquired(absl::Span<const std::byte> packet) {
   for (size_t i = 0; i < places.size(); ++i) RETURN_IF_ERROR(SetPlace(i, places[i]));
   answered_ = true;
   if (lease_.id != 0) link_->StartRenewing(connection_.get(), lease_.id, options_.use_deadline);
+  link_->verifiers().Wake(this);
   return absl::OkStatus();
 }
 
@@ -133,6 +134,7 @@ absl::Status ShmFetchStream::TakeLoaded(absl::Span<const std::byte> packet) {
     if (!gone || !options_.stop_at_first_miss) continue;
     for (size_t i = loaded.index + 1; i < pieces_.size(); ++i) pieces_[i].failed = true;
   }
+  link_->verifiers().Wake(this);
   return absl::OkStatus();
 }
 
@@ -168,10 +170,26 @@ void ShmFetchStream::LoseLease() {
 }
 
 void ShmFetchStream::TryFallBack() {
-  if (fallback_ != nullptr || cancelled_) return;
-  if (handed_out_ || checking_ > 0 || absl::Now() >= options_.deadline) return;
-  outcomes_->ShmFellBack();
-  fallback_ = options_.fall_back();
+  const auto may = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return fallback_ == nullptr && !cancelled_ && !handed_out_ && absl::Now() < options_.deadline;
+  };
+  if (falling_back_ || !may()) return;
+  // Who still checks a slice may write where the other fetch will. It does not take long, and no
+  // new check begins.
+  falling_back_ = true;
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return checking_ == 0; };
+  mutex_.Await(absl::Condition(&idle));
+  falling_back_ = false;
+  if (may()) {
+    outcomes_->ShmFellBack();
+    fallback_ = options_.fall_back();
+  }
+  Tell();
+}
+
+void ShmFetchStream::AwaitFallBack() {
+  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !falling_back_; };
+  mutex_.Await(absl::Condition(&over));
 }
 
 void ShmFetchStream::ReadHeader(Patience patience) {
@@ -183,6 +201,7 @@ std::vector<std::string> ShmFetchStream::WaitForHeader() {
   {
     absl::MutexLock lock(&mutex_);
     ReadHeader(Patience::kUntilDeadline);
+    AwaitFallBack();
     fallback = fallback_.get();
     if (fallback == nullptr) {
       std::vector<std::string> tiers;
@@ -198,6 +217,7 @@ bool ShmFetchStream::HeaderReady() {
   {
     absl::MutexLock lock(&mutex_);
     ReadHeader(Patience::kNone);
+    if (falling_back_) return false;
     fallback = fallback_.get();
     if (fallback == nullptr) return answered_ || Over() || absl::Now() >= options_.deadline;
   }
@@ -215,6 +235,11 @@ std::optional<bool> ShmFetchStream::Verdict(size_t target, uint32_t layer, Patie
       return answered_ && (piece.state != ShmState::kPending || piece.failed);
     };
     if (answered_) ReadUntil(known, patience);
+    if (patience == Patience::kUntilDeadline) {
+      AwaitFallBack();
+    } else if (falling_back_ || IsToBeVerified(target, layer)) {
+      return std::nullopt;
+    }
     const bool final = known() || Over() || absl::Now() >= options_.deadline;
     const bool ready = final && fallback_ == nullptr && MakeReady(target, layer);
     fallback = fallback_.get();
@@ -240,85 +265,6 @@ absl::Time ShmFetchStream::ready_by() {
     if (fallback == nullptr) return answered_ ? options_.deadline : options_.acquire_deadline;
   }
   return fallback->ready_by();
-}
-
-bool ShmFetchStream::MakeReady(size_t target, uint32_t layer) {
-  Piece& piece = pieces_[target];
-  if (layer >= targets_[target].layers) return false;
-  const bool in_place = targets_[target].memory == nullptr;
-  while (piece.ready_layers <= layer) {
-    const bool here = piece.state == ShmState::kHere && !piece.failed;
-    if (!here || cancelled_ || lease_lost_ || fallback_ != nullptr) return false;
-    if (absl::Now() >= options_.use_deadline) return false;
-    if (piece.busy) {
-      auto free = [this, &piece]()
-                      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !piece.busy || cancelled_; };
-      mutex_.AwaitWithDeadline(absl::Condition(&free), options_.use_deadline);
-      continue;
-    }
-    piece.busy = true;
-    ++checking_;
-    const uint32_t layer_to_check = piece.ready_layers;
-    const ShmPlace place = piece.place;
-    const Lease lease = lease_;
-    mutex_.Unlock();
-    const Check check = CheckSlice(target, layer_to_check, place, lease);
-    mutex_.Lock();
-    --checking_;
-    piece.busy = false;
-    Settle(target, check);
-  }
-  if (in_place && (lease_lost_ || !IsLeaseHeld(*mapping_->lease_table, lease_))) {
-    LoseLease();
-    return false;
-  }
-  handed_out_ = true;
-  shows_shared_ = shows_shared_ || in_place;
-  return true;
-}
-
-void ShmFetchStream::Settle(size_t target, Check check) {
-  Piece& piece = pieces_[target];
-  switch (check) {
-    case Check::kRight:
-      ++piece.ready_layers;
-      outcomes_->ShmRead(targets_[target].slice_bytes);
-      return;
-    case Check::kLost:
-      LoseLease();
-      return;
-    case Check::kWrong:
-      piece.failed = true;
-      outcomes_->ChecksumFailed();
-      LOG(WARNING) << "event=shm_checksum layer=" << piece.ready_layers
-                   << " key=" << targets_[target].key.ToHex();
-      // Best effort, as all that is done about it.
-      (void)connection_->Send(MakeShmPacket(ShmType::kErase, 0, ShmNothing(),
-                                            absl::MakeConstSpan(&targets_[target].key, 1)),
-                              absl::InfinitePast());
-      return;
-  }
-}
-
-const std::byte* ShmFetchStream::SharedSlice(const ShmPlace& place, uint32_t layer) const {
-  return mapping_->memory->data() + place.slices_at + layer * place.slice_bytes;
-}
-
-ShmFetchStream::Check ShmFetchStream::CheckSlice(size_t target, uint32_t layer,
-                                                 const ShmPlace& place, const Lease& lease) const {
-  const std::byte* bytes = SharedSlice(place, layer);
-  if (targets_[target].memory != nullptr) {
-    std::byte* copy = targets_[target].memory + layer * place.slice_bytes;
-    std::memcpy(copy, bytes, place.slice_bytes);
-    bytes = copy;
-  }
-  uint64_t wanted = 0;
-  std::memcpy(&wanted, mapping_->memory->data() + place.checksums_at + layer * sizeof(wanted),
-              sizeof(wanted));
-  const bool right = SliceChecksum({bytes, place.slice_bytes}) == wanted;
-  // After all reads. Without the lease neither answer means anything.
-  if (!IsLeaseHeld(*mapping_->lease_table, lease)) return Check::kLost;
-  return right ? Check::kRight : Check::kWrong;
 }
 
 absl::Span<const std::byte> ShmFetchStream::Slice(size_t target, uint32_t layer) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -18,6 +19,7 @@
 #include "cache_server/client/call_outcome.h"
 #include "cache_server/client/shm_connection.h"
 #include "cache_server/client/shm_link.h"
+#include "cache_server/client/slice_verifiers.h"
 #include "cache_server/transfer/lease_table.h"
 
 namespace tessera {
@@ -34,12 +36,15 @@ struct ShmFetchOptions {
 };
 
 // The server's word on all targets is one answer; after it nothing travels but the news of pieces
-// that it still loads. Whoever waits or asks reads the socket, and copies or verifies on its own
-// thread; that something can be read is seen by the link's thread, if somebody wants to be told.
+// that it still loads. Whoever waits or asks reads the socket, and so do the link's verifiers; that
+// something can be read is seen by the link's thread, if somebody wants to be told.
+//
+// The verifiers copy and verify slices ahead of the reader, layer by layer. One who waits for a
+// slice helps them; one who only asks does not.
 //
 // As long as no slice was handed out, what fails here is fetched over gRPC instead, all of it:
 // then this object only passes calls on.
-class ShmFetchStream : public FetchStream {
+class ShmFetchStream : public FetchStream, private VerifiedStream {
  public:
   // `link` and `outcomes` as the client's; `connection` goes back to the link in the end.
   ShmFetchStream(ShmLink* link, std::shared_ptr<CallOutcomes> outcomes,
@@ -76,8 +81,8 @@ class ShmFetchStream : public FetchStream {
   // Reads what the server sends until done() or Over(), or it is too late; only what is there, if
   // it may not wait.
   enum class Patience { kNone, kUntilDeadline };
-  template <typename Done>
-  void ReadUntil(const Done& done, Patience patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadUntil(absl::FunctionRef<bool()> done, Patience patience)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadHeader(Patience patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether a slice has come; nothing while that is not known, which only the impatient see.
   std::optional<bool> Verdict(size_t target, uint32_t layer, Patience patience);
@@ -95,7 +100,14 @@ class ShmFetchStream : public FetchStream {
   void LoseLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Starts over with gRPC, if nothing of this fetch is in anybody's hands.
   void TryFallBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AwaitFallBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  bool VerifySome() override;
+  bool MayVerify() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Slices of the lowest layer that nobody verifies yet, a few.
+  std::vector<size_t> Claim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the verifiers will come to this slice.
+  bool IsToBeVerified(size_t target, uint32_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Makes slices ready up to `layer`; false when that one does not come.
   bool MakeReady(size_t target, uint32_t layer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Copies (if the target has memory) and verifies one slice.
@@ -121,6 +133,7 @@ class ShmFetchStream : public FetchStream {
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;   // nothing more comes over the connection
   bool refused_ ABSL_GUARDED_BY(mutex_) = false;  // broken, but the connection is whole
   bool lease_lost_ ABSL_GUARDED_BY(mutex_) = false;
+  bool falling_back_ ABSL_GUARDED_BY(mutex_) = false;  // nothing is known until it is false again
   bool handed_out_ ABSL_GUARDED_BY(mutex_) = false;    // somebody was told of a slice
   bool shows_shared_ ABSL_GUARDED_BY(mutex_) = false;  // and it lies in the shared memory
   size_t checking_ ABSL_GUARDED_BY(mutex_) = 0;        // threads in CheckSlice

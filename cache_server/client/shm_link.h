@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "cache_server/client/shm_connection.h"
+#include "cache_server/client/slice_verifiers.h"
 #include "cache_server/client/socket_watch.h"
 
 namespace tessera {
@@ -60,6 +61,9 @@ class ShmLink {
   // Who asks instead of waiting is told by this one what connections have received something.
   SocketWatch& sockets() { return sockets_; }
 
+  // The threads that verify what all fetches bring.
+  SliceVerifiers& verifiers() { return verifiers_; }
+
  private:
   enum class State {
     kUnknown,  // to be asked for, when `not_before_` is over
@@ -95,6 +99,7 @@ class ShmLink {
   absl::flat_hash_map<ShmConnection*, Renewal> renewals_ ABSL_GUARDED_BY(mutex_);
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;  // there is something new for the thread
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  SliceVerifiers verifiers_;  // before sockets_, whose thread wakes it
   SocketWatch sockets_;
   std::thread thread_;
 };
