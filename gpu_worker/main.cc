@@ -21,6 +21,7 @@
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/cost_measure.h"
 #include "gpu_worker/blend/cost_model.h"
+#include "gpu_worker/blend/device_read_memory.h"
 #include "gpu_worker/blend/metered_client.h"
 #include "gpu_worker/blend/self_test.h"
 #include "gpu_worker/calibrate/calibrate.h"
@@ -100,9 +101,10 @@ void AddSources(const CacheClient& client, const ChunkWriter& writer, const Chun
   });
 }
 
-absl::StatusOr<std::unique_ptr<CacheClient>> ConnectCache(const CacheAddress& cache) {
+absl::StatusOr<std::unique_ptr<CacheClient>> ConnectCache(const CacheAddress& cache,
+                                                          ReadMemory* read_memory) {
   if (cache.address.empty()) return MakeNullCacheClient();
-  return MakeCacheClient(cache);
+  return MakeCacheClient(cache, read_memory);
 }
 
 // Until the first stop signal.
@@ -149,8 +151,10 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
   const std::unique_ptr<Metrics> metrics = Metrics::Make();
   WorkerMetrics counts(metrics.get());
   CostModel costs(MeasuredCosts(decoder));
-  ASSIGN_OR_RETURN(const std::unique_ptr<CacheClient> connection,
-                   ConnectCache(CacheAddressFrom(config)));
+  DeviceReadMemory read_memory(&decoder.memory());
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<CacheClient> connection,
+      ConnectCache(CacheAddressFrom(config), decoder.memory().is_host() ? nullptr : &read_memory));
   MeteredCacheClient client(connection.get(), CacheListeners(&costs, metrics.get()));
   ChunkPool pool(ChunkPoolBytes(config, decoder.memory()));
   Blender blender(&decoder, &client, fingerprint, blend, &pool);

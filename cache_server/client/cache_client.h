@@ -120,6 +120,22 @@ class CacheClient {
   virtual ClientCounters counters() const = 0;
 };
 
+// The memory that slices are read from, for a reader that has a device copy them from there.
+// Thread-safe.
+class ReadMemory {
+ public:
+  virtual ~ReadMemory() = default;
+
+  // Memory for what a stream takes in of a target without memory.
+  virtual std::shared_ptr<std::byte> Allocate(size_t bytes) = 0;
+
+  // The memory of a server on this machine was mapped, for reading only, and slices will be read
+  // there; it is about to be unmapped, and nobody reads there any more. Both may take long: no
+  // fetch waits for Mapped.
+  virtual void Mapped(const std::byte* begin, size_t bytes) = 0;
+  virtual void Unmapped(const std::byte* begin) = 0;
+};
+
 // How to reach a server, and what it wants to see.
 struct CacheAddress {
   std::string address;  // "host:port" or "unix:/path"
@@ -136,8 +152,10 @@ struct CacheAddress {
 
 // A client of one server: shared memory where the server offers it and lets us, gRPC for the rest
 // and whenever that fails. No connection is made before the first call, and a server that comes
-// later is found. Errors: a file of `address` that cannot be read.
-absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address);
+// later is found. read_memory: null, or what outlives the client. Errors: a file of `address` that
+// cannot be read.
+absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address,
+                                                             ReadMemory* read_memory = nullptr);
 
 // For a worker without a cache: every fetch misses, every store is dropped, every key is missing.
 std::unique_ptr<CacheClient> MakeNullCacheClient();

@@ -9,9 +9,11 @@
 
 namespace tessera {
 
-FetchProgress::FetchProgress(std::vector<FetchTarget> targets, std::function<void()> on_progress)
+FetchProgress::FetchProgress(std::vector<FetchTarget> targets, std::function<void()> on_progress,
+                             ReadMemory* read_memory)
     : targets_(std::move(targets)),
       on_progress_(std::move(on_progress)),
+      read_memory_(read_memory),
       filling_(targets_.size()),
       states_(targets_.size()) {}
 
@@ -32,8 +34,7 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
       state.tier = entry.tier.empty() ? "unnamed" : entry.tier;
       state.memory = target.memory;
       if (state.memory == nullptr) {
-        state.own_memory =
-            std::make_unique_for_overwrite<std::byte[]>(target.layers * target.slice_bytes);
+        state.own_memory = Allocate(target.layers * target.slice_bytes);
         state.memory = state.own_memory.get();
       }
     }
@@ -41,6 +42,11 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
   }
   lock.Release();
   Tell();
+}
+
+std::shared_ptr<std::byte> FetchProgress::Allocate(size_t bytes) const {
+  if (read_memory_ != nullptr) return read_memory_->Allocate(bytes);
+  return {new std::byte[bytes], std::default_delete<std::byte[]>()};
 }
 
 absl::Status FetchProgress::CheckPart(size_t target, const SlicePart& part) const {

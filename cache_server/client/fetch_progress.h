@@ -34,8 +34,10 @@ struct HeaderEntry {
 class FetchProgress {
  public:
   // on_progress: as FetchOptions'; called after every change that HasHeader or IsDecided can see.
+  // read_memory: where targets without memory get theirs; may be null.
   explicit FetchProgress(std::vector<FetchTarget> targets,
-                         std::function<void()> on_progress = nullptr);
+                         std::function<void()> on_progress = nullptr,
+                         ReadMemory* read_memory = nullptr);
 
   const std::vector<FetchTarget>& targets() const { return targets_; }
 
@@ -91,9 +93,10 @@ class FetchProgress {
     uint32_t ready_layers = 0;
     std::string tier;
     std::byte* memory = nullptr;  // the target's, or `own_memory`; set with the header
-    std::unique_ptr<std::byte[]> own_memory;
+    std::shared_ptr<std::byte> own_memory;
   };
 
+  std::shared_ptr<std::byte> Allocate(size_t bytes) const;
   absl::Status CheckPart(size_t target, const SlicePart& part) const;
   // All targets of one stream get their header together, so its last one speaks for all of them.
   bool HeaderIsHere(size_t first, size_t end) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -110,6 +113,7 @@ class FetchProgress {
 
   const std::vector<FetchTarget> targets_;
   const std::function<void()> on_progress_;
+  ReadMemory* const read_memory_;
   std::vector<Filling> filling_;
   mutable absl::Mutex mutex_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);

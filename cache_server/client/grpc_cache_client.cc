@@ -27,10 +27,10 @@ namespace {
 class GrpcFetchStream : public FetchStream {
  public:
   GrpcFetchStream(std::vector<FetchTarget> targets, FetchCallOptions options,
-                  absl::Duration header_timeout, std::function<void()> on_progress)
-      : progress_(std::move(targets), std::move(on_progress)),
+                  const GrpcCacheClientOptions& client, std::function<void()> on_progress)
+      : progress_(std::move(targets), std::move(on_progress), client.read_memory),
         options_(std::move(options)),
-        header_deadline_(std::min(options_.deadline, absl::Now() + header_timeout)) {}
+        header_deadline_(std::min(options_.deadline, absl::Now() + client.header_timeout)) {}
 
   // All calls are cancelled before the first is waited for.
   ~GrpcFetchStream() override {
@@ -147,8 +147,8 @@ class ChannelCacheClient : public GrpcCacheClient {
         .stop_at_first_miss = options.stop_at_first_miss,
         .token = token_,
         .on_damaged = [this](const ChunkKey& key) { background_.Delete(key); }};
-    auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), std::move(call),
-                                                    options_.header_timeout, options.on_progress);
+    auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), std::move(call), options_,
+                                                    options.on_progress);
     if (wanted && outcomes_->Allow()) {
       const size_t turn = next_fetch_.fetch_add(1, std::memory_order_relaxed) % fetches_.size();
       stream->Start(fetches_[turn].get(), options_.keys_per_call, outcomes_);

@@ -27,6 +27,7 @@ struct GrpcCacheClientOptions {
   // Payload of one Store message, bytes.
   size_t part_bytes = kDefaultPartBytes;
   CircuitBreakerOptions breaker;
+  ReadMemory* read_memory = nullptr;  // may be null; otherwise outlives the client
 };
 
 class GrpcCacheClient : public CacheClient {

@@ -11,12 +11,14 @@
 
 namespace tessera {
 
-absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address) {
+absl::StatusOr<std::unique_ptr<CacheClient>> MakeCacheClient(const CacheAddress& address,
+                                                             ReadMemory* read_memory) {
   ASSIGN_OR_RETURN(std::unique_ptr<GrpcCacheClient> grpc,
-                   MakeGrpcCacheClient(address, GrpcCacheClientOptions()));
+                   MakeGrpcCacheClient(address, {.read_memory = read_memory}));
   if (!address.shared_memory) return grpc;
   ASSIGN_OR_RETURN(std::string token, ReadToken(address));
-  return MakeShmCacheClient(std::move(grpc), std::move(token), ShmCacheClientOptions());
+  return MakeShmCacheClient(std::move(grpc), std::move(token),
+                            {.link = {.read_memory = read_memory}});
 }
 
 }  // namespace tessera

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "cache_server/chunk/shared_memory.h"
+#include "cache_server/client/cache_client.h"
 #include "cache_server/transfer/shm_wire.h"
 #include "cache_server/transfer/unix_socket.h"
 
@@ -18,9 +19,24 @@ namespace tessera {
 
 // What all connections to one server share.
 struct ShmMapping {
+  ShmMapping() = default;
+  ~ShmMapping() {
+    if (told != nullptr) told->Unmapped(memory->data());
+  }
+  ShmMapping(const ShmMapping&) = delete;
+  ShmMapping& operator=(const ShmMapping&) = delete;
+
+  // Before others share it.
+  void Tell(ReadMemory* reader) const {
+    if (reader == nullptr || told != nullptr) return;
+    reader->Mapped(memory->data(), memory->size());
+    told = reader;
+  }
+
   std::shared_ptr<SharedMemory> memory;
   std::shared_ptr<SharedMemory> lease_table;
   ShmWelcome welcome;
+  mutable ReadMemory* told = nullptr;  // of this mapping
 };
 
 // Where a server listens, and which one it is.

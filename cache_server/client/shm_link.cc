@@ -50,7 +50,9 @@ void ShmLink::Locate(absl::StatusOr<ShmAddress> address) {
 
 void ShmLink::Forget(const absl::Status& why) {
   idle_.clear();
-  mapping_ = nullptr;
+  // Left to the thread, since its end may take long.
+  if (mapping_ != nullptr) forgotten_.push_back(std::exchange(mapping_, nullptr));
+  wake_ = true;
   state_ = State::kUnknown;
   failure_ = why;
   pause_ = std::clamp(2 * pause_, options_.first_pause, options_.longest_pause);
@@ -140,6 +142,7 @@ void ShmLink::ConnectFirst() {
   mutex_.Unlock();
   absl::StatusOr<std::unique_ptr<ShmConnection>> opened =
       ShmConnection::Open(address, nullptr, absl::Now() + options_.open_timeout);
+  if (opened.ok()) (*opened)->mapping()->Tell(options_.read_memory);
   mutex_.Lock();
   if (!opened.ok()) return Forget(opened.status());
   mapping_ = (*opened)->mapping();
@@ -160,6 +163,10 @@ void ShmLink::Loop() {
     mutex_.AwaitWithDeadline(absl::Condition(&wake_), renew_at);
     wake_ = false;
     if (stopping_) return;
+    auto forgotten = std::exchange(forgotten_, {});
+    mutex_.Unlock();
+    forgotten.clear();
+    mutex_.Lock();
     if (state_ == State::kLocated) ConnectFirst();
     RenewAll(absl::Now());
     // A lease that begins between two rounds is renewed in time by the next: nobody has to wake

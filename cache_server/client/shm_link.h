@@ -27,6 +27,7 @@ struct ShmLinkOptions {
   // After a failure the server is not asked again for so long; doubles up to `longest_pause`.
   absl::Duration first_pause = absl::Seconds(1);
   absl::Duration longest_pause = absl::Seconds(30);
+  ReadMemory* read_memory = nullptr;  // told of mappings; may be null, otherwise outlives the link
 };
 
 // Thread-safe. Connections that were taken must be given back before it ends.
@@ -92,6 +93,7 @@ class ShmLink {
   std::shared_ptr<const ShmMapping> mapping_ ABSL_GUARDED_BY(mutex_);  // while kReady
   std::vector<std::unique_ptr<ShmConnection>> idle_ ABSL_GUARDED_BY(mutex_);
   size_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<const ShmMapping>> forgotten_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // why the state is kUnknown again
   absl::Time not_before_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();

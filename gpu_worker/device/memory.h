@@ -45,6 +45,11 @@ class DeviceMemory {
   // Memory of the program from which copies are fast. Thread-safe.
   virtual void* AllocateHost(size_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
+  // Memory of the program that somebody else gave, from which copies shall be fast too, until it is
+  // unregistered; before it is unmapped. Where that fails they are only slower. Thread-safe; may
+  // take long: a device may have all of it put into real memory.
+  virtual void RegisterHost(const void* begin, size_t bytes) {}
+  virtual void UnregisterHost(const void* begin) {}
 
   // Behind all work issued before and before all issued later. `from` may be changed afterwards.
   virtual void Upload(const void* from, size_t bytes, void* to) = 0;
@@ -55,8 +60,8 @@ class DeviceMemory {
                     int64_t rows) = 0;
   virtual void Zero(void* memory, size_t bytes) = 0;
 
-  // Beside the work: from AllocateHost memory, which stays as it is until the ticket's Wait or
-  // Await; a later Await holds work issued after it back until the copy is done.
+  // Beside the work, in the order begun: from AllocateHost or registered memory, which stays as it
+  // is until the copy is done; Wait returns then, Await holds work issued after it back until then.
   virtual std::unique_ptr<CopyTicket> BeginUpload(const void* from, size_t bytes, void* to) = 0;
   virtual void Await(CopyTicket& ticket) = 0;
   // A mark behind all work issued before; and a copy to AllocateHost memory behind that mark,
