@@ -161,11 +161,17 @@ Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request,
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, &pool_, config_.tokens_per_piece,
                   &cancelled);
   loader.Begin(wanted, FetchTimeout(cacheable));
-  if (!config_.layerwise) {
-    CO_RETURN_IF_ERROR(co_await loader.Arriving(decoder_.config().layers - 1));
-  }
-  BlendRun run(decoder_, loader, config_, request, std::move(memory));
-  CO_ASSIGN_OR_RETURN(Prefilled done, co_await run.Run());
+  Prefilled done;
+  done.kv = std::move(memory.kv);
+  // Again only after a lease was lost: then one chunk more is computed. The slots that were
+  // resident are as they were.
+  do {
+    if (!config_.layerwise) {
+      CO_RETURN_IF_ERROR(co_await loader.Arriving(decoder_.config().layers - 1));
+    }
+    BlendRun run(decoder_, loader, config_, request, {std::move(done.kv), memory.resident_tokens});
+    CO_ASSIGN_OR_RETURN(done, co_await run.Run());
+  } while (!loader.Confirm());
   done.blended = true;
   if (request.store) done.fresh = loader.TakeFresh();
   co_return done;

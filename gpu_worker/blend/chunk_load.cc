@@ -14,7 +14,14 @@ ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t pie
 
 FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece) {
   return {key, static_cast<uint32_t>(chunk.layers()),
-          static_cast<uint64_t>(chunk.SliceBytes(piece)), chunk.PieceMemory(piece)};
+          static_cast<uint64_t>(chunk.SliceBytes(piece)),
+          chunk.is_far() ? nullptr : chunk.PieceMemory(piece)};
+}
+
+void TakeSlice(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
+               int64_t layer, const RawChunk& chunk) {
+  if (!chunk.is_far()) return;
+  chunk.Bring(piece, layer, stream->Slice(target, static_cast<uint32_t>(layer)), stream);
 }
 
 StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
@@ -69,7 +76,7 @@ void ChunkLoad::AddTargets(std::vector<FetchTarget>* targets, ChunkFetch* fetch)
   for (int64_t piece = 0; piece < fetched_pieces_; ++piece) {
     targets->push_back(TargetOf(PieceKeyOf(key_, tokens_per_piece_, piece), *chunk_, piece));
   }
-  fetch->memory.push_back(chunk_);
+  if (!chunk_->is_far()) fetch->memory.push_back(chunk_);
 }
 
 LoadState ChunkLoad::Poll(int64_t layer) {
@@ -91,50 +98,91 @@ bool ChunkLoad::HasHeader() {
   return true;
 }
 
+ChunkLoad::Arrival ChunkLoad::TakeLayer() {
+  FetchStream& stream = *fetch_->stream;
+  const auto layer = static_cast<uint32_t>(ready_layers_);
+  bool all_ready = true;
+  for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+    if (!stream.SliceReady(first_target_ + piece, layer)) {
+      all_ready = false;
+    } else if (!stream.WaitForSlice(first_target_ + piece, layer)) {
+      return Arrival::kMiss;
+    }
+  }
+  if (!all_ready) return Arrival::kWait;
+  for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+    TakeSlice(fetch_->stream, first_target_ + piece, piece, layer, *chunk_);
+  }
+  ++ready_layers_;
+  return Arrival::kHere;
+}
+
 bool ChunkLoad::HasArrived(int64_t layer) {
   if (!HasHeader()) return false;
   const bool found_whole = cached_pieces_ == chunk_->pieces();
   // What pieces are computed behind must be here whole.
   const int64_t needed = found_whole ? layer + 1 : cached_pieces_ > 0 ? chunk_->layers() : 0;
-  while (ready_layers_ < needed) {
-    bool all_ready = true;
-    for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
-      const size_t target = first_target_ + piece;
-      const auto slice_layer = static_cast<uint32_t>(ready_layers_);
-      if (!fetch_->stream->SliceReady(target, slice_layer)) {
-        all_ready = false;
-      } else if (!fetch_->stream->WaitForSlice(target, slice_layer)) {
+  // Copies to a device begin as early as they can: nobody waits for them here.
+  const int64_t wished = chunk_->is_far() && cached_pieces_ > 0 ? chunk_->layers() : needed;
+  while (ready_layers_ < wished) {
+    switch (TakeLayer()) {
+      case Arrival::kHere:
+        break;
+      case Arrival::kWait:
+        return ready_layers_ >= needed;
+      case Arrival::kMiss:
+        if (!LeaseHeld()) ++losses_;
         PrefillFrom(0);
         return true;
-      }
     }
-    if (!all_ready) return false;
-    for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
-      chunk_->Prefetch(piece, ready_layers_);
-    }
-    ++ready_layers_;
   }
   if (!found_whole) {
-    PrefillFrom(cached_pieces_);
+    // What is computed behind it would be as wrong as it is.
+    PrefillFrom(LeaseHeld() ? cached_pieces_ : 0);
   } else if (ready_layers_ == chunk_->layers()) {
     next_piece_ = chunk_->pieces();
-    fetch_ = nullptr;
-    pool_.Keep(key_, chunk_hash_, chunk_);
+    if (!chunk_->is_far()) Arrived();
   }
   return true;
 }
 
-// The fetch may still write to the present chunk's memory, so the prefill goes to a new one.
+bool ChunkLoad::LeaseHeld() const {
+  if (!chunk_->is_far() || fetch_ == nullptr) return true;
+  chunk_->AwaitBrought();
+  return fetch_->stream->LeaseHeld();
+}
+
+void ChunkLoad::Confirm() {
+  if (fetch_ == nullptr) return;
+  if (!LeaseHeld()) {
+    ++losses_;
+    PrefillFrom(0);
+  } else if (next_piece_ == chunk_->pieces()) {
+    Arrived();
+  }
+}
+
+void ChunkLoad::Arrived() {
+  fetch_ = nullptr;
+  pool_.Keep(key_, chunk_hash_, chunk_);
+}
+
+// The fetch may still write to the present chunk's memory, or requests read it, so the prefill goes
+// to a new one. Not where nobody does: a fetch never writes to a device's own memory, and of a
+// chunk that is not here whole nothing was shown.
 void ChunkLoad::PrefillFrom(int64_t first_piece) {
-  auto fresh = std::make_shared<RawChunk>(decoder_.config(), chunk_->tokens(), tokens_per_piece_,
-                                          decoder_.memory());
-  for (int64_t piece = 0; piece < first_piece; ++piece) {
-    std::memcpy(fresh->PieceMemory(piece), chunk_->PieceMemory(piece), fresh->PieceBytes(piece));
+  const bool was_shown = cached_pieces_ == chunk_->pieces() && ready_layers_ > 0;
+  if (!chunk_->is_far() || was_shown) {
+    auto fresh = std::make_shared<RawChunk>(decoder_.config(), chunk_->tokens(), tokens_per_piece_,
+                                            decoder_.memory());
+    for (int64_t piece = 0; piece < first_piece; ++piece) {
+      std::memcpy(fresh->PieceMemory(piece), chunk_->PieceMemory(piece), fresh->PieceBytes(piece));
+    }
+    replaced_ = std::move(chunk_);
+    chunk_ = std::move(fresh);
   }
   cached_pieces_ = next_piece_ = first_piece;
   if (first_piece == 0) tier_.clear();
-  replaced_ = std::move(chunk_);
-  chunk_ = std::move(fresh);
   fetch_ = nullptr;
 }
 
@@ -153,7 +201,8 @@ int64_t ChunkLoad::cached_tokens() const {
 }
 
 absl::Time ChunkLoad::ready_by() const {
-  return fetch_ == nullptr ? absl::InfiniteFuture() : fetch_->stream->ready_by();
+  const bool is_awaited = fetch_ != nullptr && next_piece_ < 0;
+  return is_awaited ? fetch_->stream->ready_by() : absl::InfiniteFuture();
 }
 
 std::optional<FreshChunk> ChunkLoad::TakeFresh() {

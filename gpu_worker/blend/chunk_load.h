@@ -51,7 +51,7 @@ struct ChunkFetch {
   // What the stream may still write to, though nobody reads it any more; so that the stream ends
   // first.
   std::vector<std::shared_ptr<RawChunk>> memory;
-  std::unique_ptr<FetchStream> stream;
+  std::shared_ptr<FetchStream> stream;
 };
 
 enum class LoadState {
@@ -65,6 +65,10 @@ class PieceClaim;
 // In this order: AddTargets, SetFetch, and then what the requests want. Any failure of the cache is
 // a miss: the chunk is prefilled alone, once for all who want it, which gives the bytes that the
 // cache would have given. For the one thread that issues device work.
+//
+// A device with memory of its own copies slices from where the fetch has them: that may be the
+// cache server's memory, under a lease. So that what it read counts, a reader calls Confirm when it
+// has read all that it wants, and before anybody sees what it made of it.
 class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
  public:
   // Both pointers must outlive it; `wanted` is copied, since the request that began may leave.
@@ -80,6 +84,13 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   LoadState Poll(int64_t layer);
   // The next piece to compute, if the state is kPrefill.
   std::optional<PieceClaim> Claim();
+
+  // Looks whether all that was copied was still what had been verified; if not, the chunk is
+  // prefilled: its state is kPrefill then. Waits for the copies. Only from here on a chunk that was
+  // copied is resident.
+  void Confirm();
+  // Goes up when a lease was lost: what was read before is not to be used.
+  int64_t losses() const { return losses_; }
 
   // Only layers that were polled ready may be read; valid for as long as the load is held, also
   // when the rest has to be prefilled into another chunk.
@@ -102,6 +113,12 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   bool HasHeader();
   // Whether layers 0..layer were fetched, or it is known that the chunk must be prefilled.
   bool HasArrived(int64_t layer);
+  // Of the next layer, which is then brought to the device, if that has memory of its own.
+  enum class Arrival { kHere, kWait, kMiss };
+  Arrival TakeLayer();
+  // Whether all that was copied so far is right. Waits for the copies.
+  bool LeaseHeld() const;
+  void Arrived();
   void PrefillFrom(int64_t first_piece);
   void PieceDone();
   bool is_whole() const { return next_piece_ == chunk_->pieces(); }
@@ -115,16 +132,18 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   const uint64_t chunk_hash_;
   const int64_t tokens_per_piece_;
   std::shared_ptr<RawChunk> chunk_;
-  const int64_t fetched_pieces_;             // the first so many are asked for
-  std::shared_ptr<RawChunk> replaced_;       // what was read of it may still be read
-  std::shared_ptr<const ChunkFetch> fetch_;  // null: nothing is awaited from the cache
-  size_t first_target_ = 0;                  // of its pieces in the fetch
+  const int64_t fetched_pieces_;        // the first so many are asked for
+  std::shared_ptr<RawChunk> replaced_;  // what was read of it may still be read
+  // Null: nothing is awaited from the cache, nor to be confirmed.
+  std::shared_ptr<const ChunkFetch> fetch_;
+  size_t first_target_ = 0;  // of its pieces in the fetch
   bool has_header_ = false;
   int64_t cached_pieces_ = 0;  // the first so many come from the cache
   int64_t ready_layers_ = 0;   // of these, while they arrive
   int64_t next_piece_ = -1;    // to be computed; -1: not known yet
   bool claimed_ = false;       // somebody computes next_piece_
   bool fresh_taken_ = false;
+  int64_t losses_ = 0;
   KvMemory kv_;  // of the sink and the pieces before next_piece_; empty until one is computed
   std::string tier_;
 };
@@ -157,8 +176,12 @@ class PieceClaim {
 };
 
 // Piece `piece` of `chunk` under that key, as a fetch fills it and as a store takes it; the chunk
-// must outlive them.
+// must outlive them. For a device with memory of its own the fetch has the memory, from which
+// RawChunk::Bring takes slices.
 FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece);
+// What WaitForSlice said true for: brings it to a device with memory of its own.
+void TakeSlice(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
+               int64_t layer, const RawChunk& chunk);
 StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
                      const Tenant& tenant);
 

@@ -55,14 +55,15 @@ Steps<absl::Status> ChunkRun::Computing() {
 }
 
 // A piece that does not come whole is computed, and all that follow it up to the last missing one.
-// The stream ends here: what is late must not be written over what is computed.
+// The stream ends here: what is late must not be written over what is computed. So do copies from
+// it to a device, before the lease is asked for.
 Steps<absl::Status> ChunkRun::Fetching() {
   const int64_t wanted = next_;
   std::vector<FetchTarget> targets;
   for (int64_t piece = 0; piece < wanted; ++piece) {
     targets.push_back(TargetOf(piece_keys_[piece], *chunk_, piece));
   }
-  const auto stream = client_.Fetch(
+  const std::shared_ptr<FetchStream> stream = client_.Fetch(
       std::move(targets),
       {.timeout = fetch_timeout_, .on_progress = [&pool = pool_] { pool.Progress(); }});
   bool whole = true;
@@ -70,9 +71,12 @@ Steps<absl::Status> ChunkRun::Fetching() {
     for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
       while (!stream->SliceReady(next_, layer)) co_await WaitStep(stream->ready_by());
       whole = stream->WaitForSlice(next_, layer);
+      if (whole) TakeSlice(stream, next_, next_, layer, *chunk_);
     }
     if (!whole) break;
   }
+  chunk_->AwaitBrought();
+  if (!stream->LeaseHeld()) next_ = 0;
   for (int64_t piece = next_; piece < wanted; ++piece) missing_[piece] = true;
   co_return absl::OkStatus();
 }

@@ -35,6 +35,7 @@ void KvLoader::Begin(const std::vector<WantedChunk>& wanted, absl::Duration time
       source.load->AddTargets(&targets, fetch.get());
       begun.push_back(source.load);
     }
+    if (source.load != nullptr) source.losses = source.load->losses();
     chunks_.push_back(std::move(source));
   }
   if (targets.empty()) return;
@@ -117,6 +118,18 @@ int64_t KvLoader::cached_tokens(size_t i) const {
 const std::string& KvLoader::tier(size_t i) const {
   static const std::string* const resident = new std::string(kWorkerTier);
   return chunks_[i].load == nullptr ? *resident : chunks_[i].load->tier();
+}
+
+bool KvLoader::Confirm() {
+  bool all_held = true;
+  for (Source& source : chunks_) {
+    if (source.load == nullptr) continue;
+    source.load->Confirm();
+    // Another request may have found out first.
+    if (source.losses != source.load->losses()) all_held = false;
+    source.losses = source.load->losses();
+  }
+  return all_held;
 }
 
 std::vector<FreshChunk> KvLoader::TakeFresh() {

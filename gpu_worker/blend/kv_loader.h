@@ -62,6 +62,10 @@ class KvLoader {
   // The tier they came from, kWorkerTier if they were resident; empty for none.
   const std::string& tier(size_t i) const;
 
+  // When all that is wanted was read, and before anybody sees what was made of it: whether what was
+  // read is what the cache had. If not, chunks are to be computed, and all layers to be read again.
+  bool Confirm();
+
   // What was prefilled and is to be stored, and may become resident: without this call it does not.
   // Of a chunk that several requests waited for, only the first to ask gets it. All layers must
   // have been ready.
@@ -74,6 +78,7 @@ class KvLoader {
   struct Source {
     std::shared_ptr<const RawChunk> resident;
     std::shared_ptr<ChunkLoad> load;
+    int64_t losses = 0;  // of the load, before what is read now was read
   };
 
   const Decoder& decoder_;

@@ -54,27 +54,34 @@ void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
                             kv.Layer(layer));
 }
 
-// The stream ends here: what is late must not be written over what is computed.
+// The stream ends here: what is late must not be written over what is computed. So do copies from
+// it to a device, before the lease is asked for: what was read without it is a miss.
 Steps<absl::Status> PrefixRun::Fetching(absl::Duration timeout) {
   std::vector<FetchTarget> targets;
   for (int64_t block = resident_; block < blocks_; ++block) {
     targets.push_back(TargetOf(keys_[block], *chunk_, block));
   }
-  const auto stream =
+  const std::shared_ptr<FetchStream> stream =
       client_.Fetch(std::move(targets), {.timeout = timeout,
                                          .stop_at_first_miss = true,
                                          .on_progress = [&pool = pool_] { pool.Progress(); }});
   while (!stream->HeaderReady()) co_await WaitStep(stream->ready_by());
   const std::vector<std::string> tiers = stream->WaitForHeader();
-  for (; cached_blocks_ < blocks_; ++cached_blocks_) {
-    const int64_t target = cached_blocks_ - resident_;
+  int64_t arrived = resident_;
+  for (bool whole = true; arrived < blocks_; ++arrived) {
+    const int64_t target = arrived - resident_;
     if (tiers[target].empty()) break;
-    for (uint32_t layer = 0; layer < chunk_->layers(); ++layer) {
+    for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
       while (!stream->SliceReady(target, layer)) co_await WaitStep(stream->ready_by());
-      if (!stream->WaitForSlice(target, layer)) co_return absl::OkStatus();
+      whole = stream->WaitForSlice(target, layer);
+      if (whole) TakeSlice(stream, target, arrived, layer, *chunk_);
     }
-    if (cached_blocks_ == 0) tier_ = tiers[0];
+    if (!whole) break;
   }
+  chunk_->AwaitBrought();
+  if (arrived == resident_ || !stream->LeaseHeld()) co_return absl::OkStatus();
+  if (resident_ == 0) tier_ = tiers[0];
+  cached_blocks_ = arrived;
   co_return absl::OkStatus();
 }
 

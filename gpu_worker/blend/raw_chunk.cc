@@ -5,8 +5,18 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "glog/logging.h"
 
 namespace tessera {
+
+namespace {
+
+std::shared_ptr<std::byte> AllocateHost(DeviceMemory& memory, int64_t bytes) {
+  return {static_cast<std::byte*>(memory.AllocateHost(bytes)),
+          [&memory](std::byte* host) { memory.FreeHost(host); }};
+}
+
+}  // namespace
 
 // Slices are counted layer by layer within a piece.
 struct RawChunk::OnDevice {
@@ -16,14 +26,29 @@ struct RawChunk::OnDevice {
                 [memory, bytes](void* numbers) { memory->Release(numbers, bytes); }),
         is_here(slices, false),
         arriving(slices) {}
+  ~OnDevice() { AwaitBrought(); }
 
   std::byte* At(int64_t number) { return static_cast<std::byte*>(numbers.get()) + number * kBytes; }
+
+  void Begin(int64_t slice, const std::byte* from, int64_t bytes, int64_t at) {
+    arriving[slice] = newest = memory.BeginUpload(from, bytes, At(at));
+    is_here[slice] = true;
+  }
+  void AwaitBrought() {
+    // Copies are done in the order that they were begun in.
+    if (newest != nullptr) newest->Wait();
+    newest = nullptr;
+    owners.clear();
+  }
 
   DeviceMemory& memory;
   const std::shared_ptr<void> numbers;
   std::vector<bool> is_here;                          // or on its way
-  std::vector<std::unique_ptr<CopyTicket>> arriving;  // those that nobody waited for yet
+  std::vector<std::shared_ptr<CopyTicket>> arriving;  // those that the device was not told of yet
+  std::shared_ptr<CopyTicket> newest;                 // nobody waited for it yet
+  std::set<std::shared_ptr<const void>> owners;       // of what they read
   absl::Mutex mutex;
+  std::shared_ptr<std::byte> host ABSL_GUARDED_BY(mutex);       // null until it is needed
   std::unique_ptr<CopyTicket> computed ABSL_GUARDED_BY(mutex);  // behind the pieces computed here
   std::set<int64_t> only_here ABSL_GUARDED_BY(mutex);  // of these, the ones not brought back yet
 };
@@ -33,16 +58,25 @@ RawChunk::RawChunk(const ModelConfig& model, int64_t tokens, int64_t tokens_per_
     : tokens_(tokens),
       tokens_per_piece_(tokens_per_piece),
       layers_(model.layers),
-      width_(model.kv_heads * model.head_dim),
-      host_(static_cast<std::byte*>(memory.AllocateHost(bytes())),
-            [&memory](std::byte* host) { memory.FreeHost(host); }) {
-  if (!memory.is_host()) {
+      width_(model.kv_heads * model.head_dim) {
+  if (memory.is_host()) {
+    host_ = AllocateHost(memory, bytes());
+  } else {
     on_device_ = std::make_shared<OnDevice>(&memory, bytes(), pieces() * layers_);
   }
 }
 
+std::byte* RawChunk::Host() const {
+  if (on_device_ == nullptr) return host_.get();
+  const absl::MutexLock lock(&on_device_->mutex);
+  if (on_device_->host == nullptr) on_device_->host = AllocateHost(on_device_->memory, bytes());
+  return on_device_->host.get();
+}
+
+std::byte* RawChunk::PieceMemory(int64_t piece) { return Host() + PieceStart(piece) * kBytes; }
+
 const std::byte* RawChunk::PieceMemory(int64_t piece) const {
-  std::byte* const to = host_.get() + PieceStart(piece) * kBytes;
+  std::byte* const to = Host() + PieceStart(piece) * kBytes;
   if (on_device_ == nullptr) return to;
   OnDevice& device = *on_device_;
   const absl::MutexLock lock(&device.mutex);
@@ -53,37 +87,52 @@ const std::byte* RawChunk::PieceMemory(int64_t piece) const {
   return to;
 }
 
-void RawChunk::Prefetch(int64_t piece, int64_t layer) const {
-  if (on_device_ == nullptr) return;
+void RawChunk::Bring(int64_t piece, int64_t layer, absl::Span<const std::byte> bytes,
+                     std::shared_ptr<const void> owner) const {
+  CHECK(on_device_ != nullptr);
+  CHECK_EQ(static_cast<int64_t>(bytes.size()), SliceBytes(piece));
+  on_device_->owners.insert(std::move(owner));
+  on_device_->Begin(piece * layers_ + layer, bytes.data(), SliceBytes(piece),
+                    SliceStart(piece, layer));
+}
+
+void RawChunk::AwaitBrought() const {
+  if (on_device_ != nullptr) on_device_->AwaitBrought();
+}
+
+// Holds work issued from now on back until the slice is there; what the program has of it alone is
+// brought first.
+void RawChunk::AwaitOnDevice(int64_t piece, int64_t layer) const {
   OnDevice& device = *on_device_;
   const int64_t slice = piece * layers_ + layer;
-  if (device.is_here[slice]) return;
-  const int64_t at = SliceStart(piece, layer);
-  device.arriving[slice] =
-      device.memory.BeginUpload(host_.get() + at * kBytes, SliceBytes(piece), device.At(at));
-  device.is_here[slice] = true;
+  if (!device.is_here[slice]) {
+    const int64_t at = SliceStart(piece, layer);
+    device.Begin(slice, Host() + at * kBytes, SliceBytes(piece), at);
+  }
+  if (device.arriving[slice] != nullptr) device.memory.Await(*device.arriving[slice]);
+  device.arriving[slice] = nullptr;
 }
 
 SliceView RawChunk::Slice(int64_t piece, int64_t layer) const {
-  if (on_device_ != nullptr) {
-    Prefetch(piece, layer);
-    std::unique_ptr<CopyTicket>& ticket = on_device_->arriving[piece * layers_ + layer];
-    if (ticket != nullptr) on_device_->memory.Await(*ticket);
-    ticket = nullptr;
-  }
+  if (on_device_ != nullptr) AwaitOnDevice(piece, layer);
   const Bf16* k = Numbers(piece, layer);
   const int64_t tokens = PieceTokens(piece);
   return {k, k + tokens * width_, tokens};
 }
 
 Bf16* RawChunk::SliceK(int64_t piece, int64_t layer) {
-  if (on_device_ != nullptr) on_device_->is_here[piece * layers_ + layer] = true;
+  if (on_device_ != nullptr) {
+    on_device_->is_here[piece * layers_ + layer] = true;
+    // Not before what is still on its way there.
+    AwaitOnDevice(piece, layer);
+  }
   return Numbers(piece, layer);
 }
 
 void RawChunk::PieceComputed(int64_t piece) {
   if (on_device_ == nullptr) return;
   OnDevice& device = *on_device_;
+  Host();  // here, where a lack of it is the request's
   const absl::MutexLock lock(&device.mutex);
   device.only_here.insert(piece);
   device.computed = device.memory.Mark();

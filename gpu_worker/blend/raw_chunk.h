@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/types/span.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/device/tensor.h"
 #include "gpu_worker/model/config.h"
@@ -18,9 +19,10 @@ namespace tessera {
 // segment alone; a blend reads it and never writes. That is what keeps recomputed and corrected
 // rows out of the cache.
 //
-// A fetch writes the program's memory, a prefill the device's. Where these are two, each slice is
-// brought to the other when it is first wanted there, once. For the thread that issues device work,
-// but for the const PieceMemory.
+// A prefill writes the device's memory. A fetch writes there too where that is the program's; to a
+// device with memory of its own a slice is brought from where the fetch has it, and the program has
+// memory for the chunk only once it is asked for it, or computed (and so may be stored). For the
+// thread that issues device work, but for the const PieceMemory.
 class RawChunk {
  public:
   RawChunk(const ModelConfig& model, int64_t tokens, int64_t tokens_per_piece,
@@ -42,13 +44,21 @@ class RawChunk {
     return tokens_ * layers_ * 2 * width_ * static_cast<int64_t>(sizeof(Bf16));
   }
 
+  // Whether the device has memory of its own.
+  bool is_far() const { return on_device_ != nullptr; }
+
   // In the program's memory. What is written there must be there before the device is asked for it.
-  std::byte* PieceMemory(int64_t piece) { return host_.get() + PieceStart(piece) * kBytes; }
-  // The same to read: a piece that was computed is brought from the device. Thread-safe.
+  std::byte* PieceMemory(int64_t piece);
+  // The same to read, not of a piece that was brought: one that was computed comes from the device.
+  // Thread-safe.
   const std::byte* PieceMemory(int64_t piece) const;
 
-  // Begins to bring a slice that has arrived to the device, beside the device's work.
-  void Prefetch(int64_t piece, int64_t layer) const;
+  // To a device with memory of its own: begins to bring a slice, beside the device's work, from
+  // `bytes`, which stay as they are as long as `owner` does.
+  void Bring(int64_t piece, int64_t layer, absl::Span<const std::byte> bytes,
+             std::shared_ptr<const void> owner) const;
+  // Returns when all that was brought is there, and lets go of its owners.
+  void AwaitBrought() const;
 
   // In the device's memory.
   SliceView Slice(int64_t piece, int64_t layer) const;
@@ -66,6 +76,8 @@ class RawChunk {
   int64_t SliceStart(int64_t piece, int64_t layer) const {
     return PieceStart(piece) + layer * 2 * width_ * PieceTokens(piece);
   }
+  std::byte* Host() const;
+  void AwaitOnDevice(int64_t piece, int64_t layer) const;
   Bf16* Numbers(int64_t piece, int64_t layer) const;
 
   static constexpr int64_t kBytes = sizeof(Bf16);
@@ -73,8 +85,8 @@ class RawChunk {
   int64_t tokens_;
   int64_t tokens_per_piece_;
   int64_t layers_;
-  int64_t width_;  // numbers in one token's K of one layer
-  std::shared_ptr<std::byte> host_;
+  int64_t width_;                    // numbers in one token's K of one layer
+  std::shared_ptr<std::byte> host_;  // null where the device has memory of its own
   // In a device's own memory; null where that is the program's.
   struct OnDevice;
   std::shared_ptr<OnDevice> on_device_;
