@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/cancel_flag.h"
@@ -22,8 +23,8 @@ namespace tessera {
 // One worker's part that blends.
 struct TinyWorker {
   explicit TinyWorker(CacheClient* client, BlendConfig config = SmallPieces(),
-                      ChunkPool* pool = nullptr)
-      : ops(MakeCpuOps(2)), decoder(LoadTiny(ops.get())), client(client), config(config) {
+                      ChunkPool* pool = nullptr, std::unique_ptr<Ops> device = MakeCpuOps(2))
+      : ops(std::move(device)), decoder(LoadTiny(ops.get())), client(client), config(config) {
     fingerprint = LayoutOf(decoder->config(), "digest").Fingerprint();
     blender = std::make_unique<Blender>(decoder.get(), client, fingerprint, config, pool);
   }
