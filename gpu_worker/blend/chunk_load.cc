@@ -131,7 +131,7 @@ bool ChunkLoad::HasArrived(int64_t layer) {
       case Arrival::kWait:
         return ready_layers_ >= needed;
       case Arrival::kMiss:
-        if (!LeaseHeld()) ++losses_;
+        if (ready_layers_ > 0 && !LeaseHeld()) ++losses_;
         PrefillFrom(0);
         return true;
     }

@@ -1,7 +1,9 @@
 // What is special about shared memory: leases, and the way back to gRPC.
 #include "cache_server/client/shm_cache_client.h"
 
+#include <atomic>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -26,9 +28,10 @@ constexpr uint32_t kProbe = 1u << 30;
 class ShmCacheClientTest : public ::testing::Test {
  protected:
   // Starts the server, and a client that has asked for shared memory once.
-  void Start(const std::string& token_file = "") {
+  void Start(const std::string& token_file = "", ReadMemory* read_memory = nullptr) {
     server_.Start();
-    auto client = MakeCacheClient({.address = server_.address(), .token_file = token_file});
+    auto client =
+        MakeCacheClient({.address = server_.address(), .token_file = token_file}, read_memory);
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
     PieceMemory probe(kProbe, 1, {.layers = 1, .slice_bytes = 8});
@@ -258,6 +261,102 @@ TEST_F(ShmCacheClientTest, ManyWaitersOfOneStream) {
   for (std::thread& waiter : waiters) waiter.join();
   EXPECT_EQ(right, 8 * 4);
   EXPECT_EQ(client_->counters().shm_bytes, 8 * kShape.bytes());
+}
+
+TEST_F(ShmCacheClientTest, SlicesAreVerifiedAheadOfTheReader) {
+  for (uint32_t number = 0; number < 8; ++number) server_.Put(number, kShape);
+  Start();
+  std::vector<FetchTarget> targets;
+  for (uint32_t i = 0; i < 8; ++i) {
+    targets.push_back({TestKey(i), kShape.layers, kShape.slice_bytes});
+  }
+  absl::Notification all_verified;
+  // Nobody asks for anything.
+  const auto stream = client_->Fetch(
+      targets, {.timeout = kLong, .on_progress = [this, &all_verified] {
+                  const bool all = client_->counters().shm_bytes == 8 * kShape.bytes();
+                  if (all && !all_verified.HasBeenNotified()) all_verified.Notify();
+                }});
+  ASSERT_TRUE(all_verified.WaitForNotificationWithTimeout(kLong));
+  for (uint32_t i = 0; i < 8; ++i) {
+    EXPECT_TRUE(stream->SliceReady(i, kShape.layers - 1));
+    EXPECT_TRUE(stream->WaitForSlice(i, kShape.layers - 1));
+  }
+  EXPECT_EQ(client_->counters().shm_bytes, 8 * kShape.bytes()) << "once";
+}
+
+TEST_F(ShmCacheClientTest, AStreamMayEndWhileItIsVerified) {
+  const PieceShape large = {.layers = 8, .slice_bytes = 1 << 20};
+  for (uint32_t number = 0; number < 4; ++number) server_.Put(number, large);
+  Start();
+  for (int i = 0; i < 40; ++i) {
+    PieceMemory memory(0, 4, large);
+    const auto stream = client_->Fetch(memory.Targets(), {.timeout = kLong, .on_progress = [] {}});
+    EXPECT_EQ(stream->WaitForHeader().size(), 4u);
+    if (i % 2 == 0) stream->Cancel();
+  }
+  EXPECT_TRUE(server_.control->WaitForNoPins(kLong));
+}
+
+TEST_F(ShmCacheClientTest, WhatWasVerifiedButNotShownMayComeOverGrpcYet) {
+  server_.Put(0, kShape);
+  Start();
+  PieceMemory memory(0, 1, kShape);
+  const auto copied = client_->Fetch(memory.Targets(), {.timeout = kLong});
+  const auto in_place = FetchInPlace(1);
+  EXPECT_EQ(copied->WaitForHeader(), std::vector<std::string>{"ram"});
+  EXPECT_EQ(in_place->WaitForHeader(), std::vector<std::string>{"ram"});
+  while (client_->counters().shm_bytes < 2 * kShape.bytes()) absl::SleepFor(absl::Milliseconds(1));
+  server_.StopShm();
+  EXPECT_TRUE(in_place->WaitForSlice(0, kShape.layers - 1));
+  EXPECT_TRUE(in_place->LeaseHeld());
+  EXPECT_EQ(client_->counters().shm_fallbacks, 1u);
+  EXPECT_TRUE(copied->WaitForSlice(0, kShape.layers - 1)) << "is the reader's own";
+  EXPECT_TRUE(memory.Holds(0));
+  EXPECT_EQ(client_->counters().shm_fallbacks, 1u);
+}
+
+class CountingReadMemory final : public ReadMemory {
+ public:
+  std::shared_ptr<std::byte> Allocate(size_t bytes) override {
+    allocated_bytes += bytes;
+    return {new std::byte[bytes], std::default_delete<std::byte[]>()};
+  }
+  void Mapped(const std::byte* begin, size_t bytes) override {
+    mapped[begin] = bytes;
+    ++mappings;
+  }
+  void Unmapped(const std::byte* begin) override { EXPECT_EQ(mapped.erase(begin), 1u); }
+
+  std::atomic<size_t> allocated_bytes = 0;
+  std::map<const std::byte*, size_t> mapped;
+  int mappings = 0;
+};
+
+TEST_F(ShmCacheClientTest, WhoReadsIsToldOfTheMemory) {
+  server_.Put(0, kShape);
+  CountingReadMemory told;
+  Start("", &told);
+  EXPECT_EQ(told.mapped.size(), 1u);
+  {
+    const auto stream = FetchInPlace(1);
+    ASSERT_TRUE(stream->WaitForSlice(0, 0));
+    const absl::Span<const std::byte> slice = stream->Slice(0, 0);
+    const auto& [begin, bytes] = *told.mapped.begin();
+    EXPECT_GE(slice.data(), begin);
+    EXPECT_LE(slice.data() + slice.size(), begin + bytes);
+    EXPECT_EQ(told.allocated_bytes, 0u);
+  }
+  // Another server in its place; what it offers is mapped when it was found.
+  server_.StopShm();
+  {
+    const auto stream = FetchInPlace(1);
+    ASSERT_TRUE(stream->WaitForSlice(0, 0)) << "over gRPC";
+    EXPECT_EQ(told.allocated_bytes, kShape.bytes());
+  }
+  client_ = nullptr;
+  EXPECT_TRUE(told.mapped.empty());
+  EXPECT_EQ(told.mappings, 1);
 }
 
 }  // namespace
