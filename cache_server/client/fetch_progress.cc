@@ -8,6 +8,13 @@
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
+
+bool IsUsable(const HeaderEntry& entry, const FetchTarget& target) {
+  return entry.found && entry.layers == target.layers && entry.slice_bytes == target.slice_bytes;
+}
+
+}  // namespace
 
 FetchProgress::FetchProgress(std::vector<FetchTarget> targets, std::function<void()> on_progress,
                              ReadMemory* read_memory)
@@ -19,14 +26,14 @@ FetchProgress::FetchProgress(std::vector<FetchTarget> targets, std::function<voi
 
 void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entries) {
   CHECK_LE(first + entries.size(), targets_.size());
+  // Without the lock: readers who only ask do not wait for it.
+  std::vector<std::shared_ptr<std::byte>> own_memory = AllocateFor(first, entries);
   absl::ReleasableMutexLock lock(&mutex_);
   for (size_t i = 0; i < entries.size(); ++i) {
     const HeaderEntry& entry = entries[i];
     const FetchTarget& target = targets_[first + i];
     State& state = states_[first + i];
-    const bool usable =
-        entry.found && entry.layers == target.layers && entry.slice_bytes == target.slice_bytes;
-    if (!usable) {
+    if (!IsUsable(entry, target)) {
       // Also one that was found before: a reader that waits for the rest of it waits no longer.
       state.closed = true;
       state.tier.clear();
@@ -34,7 +41,7 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
       state.tier = entry.tier.empty() ? "unnamed" : entry.tier;
       state.memory = target.memory;
       if (state.memory == nullptr) {
-        state.own_memory = Allocate(target.layers * target.slice_bytes);
+        state.own_memory = std::move(own_memory[i]);
         state.memory = state.own_memory.get();
       }
     }
@@ -44,9 +51,25 @@ void FetchProgress::SetHeader(size_t first, const std::vector<HeaderEntry>& entr
   Tell();
 }
 
-std::shared_ptr<std::byte> FetchProgress::Allocate(size_t bytes) const {
-  if (read_memory_ != nullptr) return read_memory_->Allocate(bytes);
-  return {new std::byte[bytes], std::default_delete<std::byte[]>()};
+std::vector<std::shared_ptr<std::byte>> FetchProgress::AllocateFor(
+    size_t first, const std::vector<HeaderEntry>& entries) const {
+  std::vector<std::shared_ptr<std::byte>> memory(entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const FetchTarget& target = targets_[first + i];
+    if (target.memory != nullptr || !IsUsable(entries[i], target) || HasMemory(first + i)) continue;
+    const size_t bytes = target.layers * target.slice_bytes;
+    if (read_memory_ != nullptr) {
+      memory[i] = read_memory_->Allocate(bytes);
+    } else {
+      memory[i] = {new std::byte[bytes], std::default_delete<std::byte[]>()};
+    }
+  }
+  return memory;
+}
+
+bool FetchProgress::HasMemory(size_t target) const {
+  absl::MutexLock lock(&mutex_);
+  return states_[target].memory != nullptr;
 }
 
 absl::Status FetchProgress::CheckPart(size_t target, const SlicePart& part) const {

@@ -96,7 +96,10 @@ class FetchProgress {
     std::shared_ptr<std::byte> own_memory;
   };
 
-  std::shared_ptr<std::byte> Allocate(size_t bytes) const;
+  // Memory for those of them that are found and have none.
+  std::vector<std::shared_ptr<std::byte>> AllocateFor(
+      size_t first, const std::vector<HeaderEntry>& entries) const;
+  bool HasMemory(size_t target) const;
   absl::Status CheckPart(size_t target, const SlicePart& part) const;
   // All targets of one stream get their header together, so its last one speaks for all of them.
   bool HeaderIsHere(size_t first, size_t end) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
