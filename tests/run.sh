@@ -94,6 +94,24 @@ run_python_tests() {
   done < <(find tests -name '*_test.py' | sort)
 }
 
+# The CUDA device and a program that links it, for all cards that we build for, where the toolkit is
+# installed. Such a machine need not have a card: the tests there skip without one. In the same output
+# tree as the rest, which need not be compiled again then (--config=cuda has its own).
+build_cuda() {
+  local start=$SECONDS name="bazel build --define=cuda=1 //gpu_worker/device/cuda:ops_cuda"
+  if [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
+    count skipped "$name" 0
+    echo "SKIP: there is no CUDA toolkit in /usr/local/cuda"
+    return
+  fi
+  if bazel build --curses=no --noshow_loading_progress --show_progress_rate_limit=15 --show_result=0 \
+    --define=cuda=1 //gpu_worker/device/cuda:ops_cuda //tests/gpu_worker/device/cuda:same_text_test; then
+    count passed "$name" $((SECONDS - start))
+  else
+    count failed "$name" $((SECONDS - start))
+  fi
+}
+
 # Each target for a minute; the build takes a while when much has changed.
 run_fuzz_targets() {
   local log="$logs/fuzz.log" verdict name seconds facts any=0
@@ -117,6 +135,8 @@ main() {
   must "bazel build //..." build
   step "bazel tests, logs in $logs"
   run_bazel_tests
+  step "CUDA"
+  build_cuda
   step "python tests, logs in $logs"
   run_python_tests
   step "fuzz targets, log in $logs/fuzz.log"

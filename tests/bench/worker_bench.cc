@@ -2,6 +2,8 @@
 // in a cache server's RAM tier (in this process, over shared memory), and decode steps, each beside
 // the least time that the device's measured rates allow. Random weights of a known model's shape.
 // Ends with a line of JSON.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -16,13 +18,16 @@
 #include "absl/time/clock.h"
 #include "base/cancel_flag.h"
 #include "base/process.h"
+#include "cache_server/chunk/shared_memory.h"
 #include "cache_server/client/cache_client.h"
 #include "cache_server/service/server.h"
+#include "cache_server/service/shm_server.h"
 #include "cache_server/store/chunk_store.h"
 #include "cache_server/tier/ram_tier.h"
 #include "glog/logging.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/chunk_pool.h"
+#include "gpu_worker/blend/device_read_memory.h"
 #include "gpu_worker/device/make_ops.h"
 #include "gpu_worker/model/decoder.h"
 #include "tests/bench/worker_rates.h"
@@ -40,6 +45,8 @@ ABSL_FLAG(std::vector<std::string>, cases,
           std::vector<std::string>({"full", "hkvd_v:0.15:ram", "query_v:0.15:hbm",
                                     "query_v:0.15:ram", "query_v:0.1:hbm"}),
           "what is prefilled: full, or policy:ratio:where");
+ABSL_FLAG(std::string, cache, "", "address of a cache server; empty: one in this process");
+ABSL_FLAG(bool, shm, true, "read the cache server's shared memory; otherwise over gRPC");
 ABSL_FLAG(uint64_t, ram_bytes, uint64_t{12} << 30, "of the cache server's RAM tier");
 
 namespace tessera {
@@ -86,7 +93,7 @@ class Bench {
     ops_ = *std::move(ops);
     const ModelConfig model = BenchShape(absl::GetFlag(FLAGS_small));
     decoder_ = MakeRandomDecoder(model, model.max_positions, ops_.get());
-    StartCacheServer();
+    Connect(absl::GetFlag(FLAGS_cache).empty() ? StartCacheServer() : absl::GetFlag(FLAGS_cache));
     rates_ = MeasureRates(*decoder_);
     std::printf(
         "%s: products %.0f TFLOP/s, attention %.0f TFLOP/s, memory %.2f TB/s, from the "
@@ -161,22 +168,45 @@ class Bench {
                            batch, context, median * 1e3, least * 1e3);
   }
 
+  // Of the bytes that came from the cache server, the share that shared memory brought.
+  double ShmShare() const {
+    const ClientCounters counters = client_->counters();
+    return static_cast<double>(counters.shm_bytes) /
+           static_cast<double>(std::max<uint64_t>(1, counters.fetched_bytes));
+  }
   const Ops& ops() const { return *ops_; }
   const DeviceRates& rates() const { return rates_; }
 
  private:
-  void StartCacheServer() {
+  // Gives its address.
+  std::string StartCacheServer() {
     auto memory = SharedMemory::Create(absl::GetFlag(FLAGS_ram_bytes), /*huge_pages=*/true);
     CHECK(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
     std::vector<std::unique_ptr<Tier>> tiers;
-    tiers.push_back(MakeRamTier(*std::move(memory), RamTierOptions()));
+    tiers.push_back(MakeRamTier(memory_, RamTierOptions()));
     store_ = std::make_unique<ChunkStore>(std::move(tiers));
     ServerOptions options;
     options.listen = "127.0.0.1:0";
-    auto server = CacheServer::Start(options, {.store = store_.get(), .counters = &counters_});
+    options.instance_id = RandomInstanceId();
+    ShmServerOptions shm_options;
+    shm_options.path = absl::StrCat("/tmp/tessera_worker_bench_", getpid());
+    shm_options.instance_id = options.instance_id;
+    options.shm_socket = shm_options.path;
+    auto shm = ShmServer::Start(shm_options, memory_, store_.get());
+    CHECK(shm.ok()) << shm.status();
+    shm_ = *std::move(shm);
+    auto server = CacheServer::Start(
+        options, {.store = store_.get(), .counters = &counters_, .shm = shm_.get()});
     CHECK(server.ok()) << server.status();
     server_ = *std::move(server);
-    auto client = MakeCacheClient({.address = absl::StrCat("127.0.0.1:", server_->port())});
+    return absl::StrCat("127.0.0.1:", server_->port());
+  }
+
+  void Connect(const std::string& address) {
+    read_memory_ = std::make_unique<DeviceReadMemory>(&decoder_->memory());
+    auto client = MakeCacheClient({.address = address, .shared_memory = absl::GetFlag(FLAGS_shm)},
+                                  decoder_->memory().is_host() ? nullptr : read_memory_.get());
     CHECK(client.ok()) << client.status();
     client_ = *std::move(client);
   }
@@ -234,7 +264,10 @@ class Bench {
   DeviceRates rates_;
   TransportCounters counters_;
   std::unique_ptr<ChunkStore> store_;
+  std::shared_ptr<SharedMemory> memory_;
+  std::unique_ptr<ShmServer> shm_;
   std::unique_ptr<CacheServer> server_;
+  std::unique_ptr<DeviceReadMemory> read_memory_;
   std::unique_ptr<CacheClient> client_;
 };
 
@@ -251,10 +284,10 @@ void Main() {
   }
   std::printf(
       R"({"bench": "worker", "device": "%s", "product_tflops": %.1f, "attention_tflops": %.1f, )"
-      R"("memory_tbs": %.2f, "upload_gbs": %.1f, "results": [%s]})"
+      R"("memory_tbs": %.2f, "upload_gbs": %.1f, "shm_share": %.3f, "results": [%s]})"
       "\n",
       bench.ops().name().c_str(), bench.rates().product / 1e12, bench.rates().attention / 1e12,
-      bench.rates().memory / 1e12, bench.rates().upload / 1e9,
+      bench.rates().memory / 1e12, bench.rates().upload / 1e9, bench.ShmShare(),
       absl::StrJoin(results, ", ").c_str());
 }
 

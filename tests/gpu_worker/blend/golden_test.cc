@@ -85,6 +85,11 @@ class BlendGoldenTest : public testing::ServerFixture {
 
 TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
   const double close = ops_->name() == "cpu-f32" ? 0.05 : 0.5;
+  // Where activations are bf16 too, more scores are as good as equal.
+  const bool narrow = decoder_->memory().activation_type() == DType::kBf16;
+  auto most_missed = [narrow](size_t rows) {
+    return narrow ? std::max<size_t>(3, rows / 20) : std::max<size_t>(1, rows / 50);
+  };
   const std::vector<GoldenPrompt> prompts = ReadGoldenBlend();
   ASSERT_GE(prompts.size(), 10u);
   int blends = 0, same_text = 0;
@@ -113,7 +118,7 @@ TEST_F(BlendGoldenTest, EveryPolicyAgreesWithTheReference) {
       }
       const size_t missed =
           std::max(Missed(golden.picked, done->picked), Missed(done->picked, golden.picked));
-      EXPECT_LE(missed, std::max<size_t>(1, golden.picked.size() / 50));
+      EXPECT_LE(missed, most_missed(golden.picked.size()));
       rows += golden.picked.size();
       missed_rows += missed;
       const double difference = Difference(golden.top, done->logits);

@@ -58,8 +58,10 @@ TEST(PrefillGoldenTest, AgreesOnRealParagraphs) {
   }
   std::cout << "rows " << rows << " same top-1 " << static_cast<double>(same) / rows << " mean KL "
             << kl / rows << " device " << ops->name() << "\n";
-  EXPECT_GE(static_cast<double>(same), 0.99 * static_cast<double>(rows));
-  EXPECT_LT(kl / static_cast<double>(rows), 1e-3);
+  // Where activations are bf16 too, the reference's own dtype of weights is all that is left of it.
+  const bool narrow = (*decoder)->memory().activation_type() == DType::kBf16;
+  EXPECT_GE(static_cast<double>(same), (narrow ? 0.97 : 0.99) * static_cast<double>(rows));
+  EXPECT_LT(kl / static_cast<double>(rows), narrow ? 5e-3 : 1e-3);
 }
 
 }  // namespace
