@@ -131,6 +131,12 @@ class Bench {
 
   std::string Decode(int64_t batch, int64_t context) {
     const ModelConfig& model = decoder_->config();
+    if (batch * (context + 128) * decoder_->KvBytesPerToken() > decoder_->memory().free_bytes()) {
+      std::printf("decode %3d at %6d tokens: its KV does not fit\n", static_cast<int>(batch),
+                  static_cast<int>(context));
+      return absl::StrFormat(R"({"case": "decode:%d", "tokens": %d, "fits": false})", batch,
+                             context);
+    }
     KvPool pool(model, batch * (KvPool::BlocksFor(context) + 2), &decoder_->memory());
     std::vector<KvMemory> memories;
     for (int64_t r = 0; r < batch; ++r) {

@@ -3,10 +3,13 @@
 #ifndef TESSERA_TESTS_GPU_WORKER_FAR_DEVICE_H_
 #define TESSERA_TESTS_GPU_WORKER_FAR_DEVICE_H_
 
+#include <atomic>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -34,7 +37,12 @@ class FarMemory final : public DeviceMemory {
   int64_t total_bytes() const override { return int64_t{1} << 40; }
   int64_t free_bytes() const override { return int64_t{1} << 40; }
 
-  void* Allocate(size_t bytes) override { return Get(bytes, &sizes_); }
+  // A larger block than this is not to be had.
+  void set_largest(size_t bytes) { largest_ = bytes; }
+  void* Allocate(size_t bytes) override {
+    if (bytes > largest_) throw std::bad_alloc();
+    return Get(bytes, &sizes_);
+  }
   void Free(void* memory) override {
     if (memory != nullptr) Give(memory, &sizes_);
   }
@@ -144,6 +152,7 @@ class FarMemory final : public DeviceMemory {
 
   static constexpr std::align_val_t kAlignment{64};
 
+  std::atomic<size_t> largest_ = std::numeric_limits<size_t>::max();
   mutable absl::Mutex mutex_;
   Blocks sizes_ ABSL_GUARDED_BY(mutex_);
   Blocks host_ ABSL_GUARDED_BY(mutex_);

@@ -1,5 +1,5 @@
-// Types that the launches of all CUDA kernels share. Every pointer is of device memory, every launch
-// is put on `stream` and waits for nothing.
+// Types that the launches of all CUDA kernels share. Every pointer is of device memory, every
+// launch is put on `stream` and waits for nothing.
 #ifndef TESSERA_GPU_WORKER_DEVICE_CUDA_KERNELS_H_
 #define TESSERA_GPU_WORKER_DEVICE_CUDA_KERNELS_H_
 
@@ -10,8 +10,8 @@
 
 namespace tessera::cuda {
 
-// Rows of numbers: row r begins at data + r * stride; stride >= cols, in numbers. Rows of bf16 begin
-// at multiples of 16 bytes.
+// Rows of numbers: row r begins at data + r * stride; stride >= cols, in numbers. Rows of bf16
+// begin at multiples of 16 bytes.
 template <typename T>
 struct Rows {
   T* data = nullptr;

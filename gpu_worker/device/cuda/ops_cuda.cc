@@ -1,6 +1,7 @@
 #include "gpu_worker/device/cuda/ops_cuda.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "glog/logging.h"
 #include "gpu_worker/device/cuda/attention.h"
 #include "gpu_worker/device/cuda/attention_decode.h"
@@ -359,7 +361,29 @@ class CudaOps final : public Ops {
 }  // namespace
 }  // namespace cuda
 
+namespace {
+
+// Makes device `index` of those that CUDA may see the only one: CUDA's choice of a device belongs
+// to a thread, and several threads of a worker call it. Only before CUDA was used.
+void ShowOnly(int index) {
+  std::vector<std::string> all;
+  if (const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES")) {
+    all = absl::StrSplit(visible, ',', absl::SkipEmpty());
+    if (index >= static_cast<int>(all.size())) return;  // it is not there; CUDA will say so
+  }
+  setenv("CUDA_VISIBLE_DEVICES", all.empty() ? absl::StrCat(index).c_str() : all[index].c_str(), 1);
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int index) {
+  if (index > 0) {
+    ShowOnly(index);
+    absl::StatusOr<std::unique_ptr<Ops>> ops = MakeCudaOps(0);
+    if (ops.ok()) return ops;
+    return absl::Status(ops.status().code(),
+                        absl::StrCat("as device ", index, ": ", ops.status().message()));
+  }
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || index >= devices) {

@@ -9,7 +9,7 @@
 
 namespace tessera {
 
-// Ops of device `index`, as CUDA counts them. Weights, activations and KV are bf16, the residual
+// Ops of device `index`, as CUDA counts them; one device a process, chosen before CUDA was used. Weights, activations and KV are bf16, the residual
 // stream and logits f32, sums f32: against the CPU's ops results differ by the rounding of bf16
 // (about 4e-3 of a row's norm for each product). FAILED_PRECONDITION: there is no such device or
 // driver, or the device is older than compute capability 8.0. Any error of CUDA later on, but for
