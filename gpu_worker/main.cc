@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -228,7 +229,14 @@ int main(int argc, char** argv) {
   tessera::config::WorkerConfig config;
   const tessera::config::LoadedConfig loaded =
       tessera::config::StartConfigured(argc, argv, &config);
-  const absl::Status status = tessera::Run(config, loaded);
+  absl::Status status;
+  try {
+    status = tessera::Run(config, loaded);
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError(
+        "the device has too little memory for the model and its KV: lower --kv_bytes and "
+        "--chunk_pool_bytes, or choose another --device");
+  }
   if (status.ok()) return 0;
   std::fprintf(stderr, "tessera_worker: %s\n", std::string(status.message()).c_str());
   return 1;

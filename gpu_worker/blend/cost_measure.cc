@@ -11,9 +11,16 @@
 namespace tessera {
 namespace {
 
-constexpr int64_t kShort = 16, kLong = 256;  // rows of a pass
-constexpr int64_t kQueries = 32, kKeys = 1024;
 constexpr int kRepeats = 3;
+// Rows of a chunk that is placed and corrected, at most.
+constexpr int64_t kChunkRows = 768;
+
+// Rows of a short and of a long pass, rows and keys of an attention. A device of its own has so
+// many cores that only larger work shows what a row costs.
+struct Sizes {
+  int64_t few, many, queries, scored_queries, keys;
+};
+constexpr Sizes kOnHost = {16, 256, 32, 32, 1024}, kOnDevice = {16, 2048, 1024, 64, 8192};
 
 // Seconds of the fastest of a few runs; the first one warms caches up and is not timed.
 double Fastest(DeviceMemory& device, absl::FunctionRef<void(int run)> work) {
@@ -34,9 +41,10 @@ class Measurement {
       : decoder_(decoder),
         ops_(decoder.ops()),
         model_(decoder.config()),
-        keys_(std::min(kKeys, decoder.max_len())),
-        long_(std::min(kLong, keys_)),
-        short_(std::min(kShort, long_)),
+        sizes_(decoder.memory().is_host() ? kOnHost : kOnDevice),
+        keys_(std::min(sizes_.keys, decoder.max_len())),
+        long_(std::min(sizes_.many, keys_)),
+        short_(std::min(sizes_.few, long_)),
         kv_(decoder.MakeKv(keys_)),
         h_(decoder.Embed(Ids(long_))),
         fresh_(decoder.ProjectQkv(0, h_)) {
@@ -52,6 +60,7 @@ class Measurement {
     CostCoefficients costs;
     costs.layers = model_.layers;
     costs.kv_width = 2 * model_.kv_heads * model_.head_dim;
+    costs.row_block = decoder_.memory().row_block();
     const auto layers = static_cast<double>(model_.layers);
     costs.pair = layers * PairSeconds(/*scored=*/false);
     costs.scored_pair = layers * PairSeconds(/*scored=*/true);
@@ -78,7 +87,7 @@ class Measurement {
 
   // Of one pair in one layer.
   double PairSeconds(bool scored) {
-    const int64_t rows = std::min(kQueries, long_);
+    const int64_t rows = std::min(scored ? sizes_.scored_queries : sizes_.queries, long_);
     const std::vector<int32_t> positions = PositionsFrom(keys_ - rows, rows);
     const Matrix q = fresh_.q->Slice(0, rows);
     const Activations out = decoder_.MakeRows(rows, q.cols);
@@ -107,16 +116,18 @@ class Measurement {
 
   void PlaceAndCorrect(CostCoefficients* costs) {
     const auto layers = static_cast<double>(model_.layers);
-    RawChunk chunk(model_, long_, long_, decoder_.memory());
-    ops_.RoundToSlice(fresh_.k, fresh_.v, chunk.SliceK(0, 0), chunk.SliceV(0, 0));
+    const int64_t rows = std::min(long_, kChunkRows);
+    RawChunk chunk(model_, rows, rows, decoder_.memory());
+    ops_.RoundToSlice(fresh_.k->Slice(0, rows), fresh_.v->Slice(0, rows), chunk.SliceK(0, 0),
+                      chunk.SliceV(0, 0));
     const LayerKv memory = kv_.Layer(0);
     const double placing = Fastest(decoder_.memory(), [&](int) {
       ops_.PlaceSlice(chunk.Slice(0, 0), 0, decoder_.rope(), memory);
     });
-    costs->placed_row = placing * layers / static_cast<double>(long_);
+    costs->placed_row = placing * layers / static_cast<double>(rows);
     CorrectionTask task;
     task.pieces.push_back(chunk.Slice(0, 0));
-    for (int64_t row = 0; row < long_; row += 6) {
+    for (int64_t row = 0; row < rows; row += 6) {
       task.fresh_rows.push_back(static_cast<int32_t>(task.picked.size()));
       task.picked.push_back(static_cast<int32_t>(row));
     }
@@ -125,13 +136,14 @@ class Measurement {
       ops_.Correct(tasks, fresh_.k, fresh_.v, CorrectionConstants(), decoder_.rope(), memory);
     });
     costs->correction =
-        correcting / CorrectionWork(static_cast<double>(long_),
+        correcting / CorrectionWork(static_cast<double>(rows),
                                     static_cast<double>(task.picked.size()), costs->kv_width);
   }
 
   const Decoder& decoder_;
   Ops& ops_;
   const ModelConfig& model_;
+  const Sizes sizes_;
   const int64_t keys_, long_, short_;
   const KvMemory kv_;
   const Activations h_;

@@ -6,8 +6,6 @@
 namespace tessera {
 namespace {
 
-// Rows of one pass in Decoder::Extend.
-constexpr int64_t kRowBlock = 512;
 // As CorrectionConstants: chunks with fewer or more picked rows are not corrected.
 constexpr double kFewestPicked = 4, kMostPicked = 2048;
 
@@ -89,8 +87,8 @@ double CorrectionWork(double tokens, double picked, int64_t kv_width) {
 
 double FullPrefillSeconds(const CostCoefficients& device, int64_t tokens, int64_t prefix) {
   const int64_t rows = tokens - prefix;
-  return static_cast<double>(prefix) * device.placed_row + Passes(rows, kRowBlock) * device.pass +
-         static_cast<double>(rows) * device.row +
+  return static_cast<double>(prefix) * device.placed_row +
+         Passes(rows, device.row_block) * device.pass + static_cast<double>(rows) * device.row +
          Pairs(static_cast<double>(prefix), static_cast<double>(tokens)) * device.pair +
          device.logits;
 }

@@ -19,7 +19,8 @@ struct CostCoefficients {
   double correction = 0;   // a multiply-add of Ops::Correct (CorrectionWork)
   double logits = 0;       // of one row
   int64_t layers = 1;
-  int64_t kv_width = 0;  // numbers in one row's K and V of one layer
+  int64_t kv_width = 0;     // numbers in one row's K and V of one layer
+  int64_t row_block = 512;  // rows of one pass of a full prefill
 };
 
 // How a prefill comes by its KV. The three blends differ in what they wait for.

@@ -234,9 +234,14 @@ void Engine::Decode(const std::vector<uint64_t>& ids) {
     if (generation.AddRows(&rows)) decoded.push_back(&generation);
   }
   if (rows.empty()) return;
-  const Activations logits = decoder_.DecodeRows(rows);
-  int64_t row = 0;
-  for (GenerationRun* generation : decoded) generation->Advance(logits, &row);
+  try {
+    const Activations logits = decoder_.DecodeRows(rows);
+    int64_t row = 0;
+    for (GenerationRun* generation : decoded) generation->Advance(logits, &row);
+  } catch (const std::bad_alloc&) {
+    // With one less the others may go on: nobody has got anything of this step.
+    decoded.back()->End(NoDeviceMemory());
+  }
   decode_step_ = absl::Now() - start;
   since_decode_ = absl::ZeroDuration();
 }

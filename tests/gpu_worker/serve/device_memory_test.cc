@@ -1,4 +1,5 @@
 // A device that has no memory left for one request serves the others.
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -14,11 +15,11 @@ namespace {
 
 class Ending final : public GenerationListener {
  public:
-  explicit Ending(absl::Status* status, absl::Notification* ended)
-      : status_(*status), ended_(*ended) {}
+  Ending(absl::Status* status, absl::Notification* ended, std::function<void()> on_token)
+      : status_(*status), ended_(*ended), on_token_(std::move(on_token)) {}
   void OnPromptLogprobs(const std::vector<PromptLogprob>&) override {}
   void OnStarted(const Prefilled&, absl::Duration, absl::Duration) override {}
-  void OnToken(uint32_t, const SampledToken&) override {}
+  void OnToken(uint32_t, const SampledToken&) override { on_token_(); }
   void OnAnswered(uint32_t, bool, int64_t) override {}
   void OnFinished(const absl::Status& status) override {
     status_ = status;
@@ -28,6 +29,7 @@ class Ending final : public GenerationListener {
  private:
   absl::Status& status_;
   absl::Notification& ended_;
+  const std::function<void()> on_token_;
 };
 
 TEST(DeviceMemoryTest, ARequestThatFindsNoneEndsAndTheNextIsServed) {
@@ -39,14 +41,15 @@ TEST(DeviceMemoryTest, ARequestThatFindsNoneEndsAndTheNextIsServed) {
     Blender blender(decoder.get(), client.get(), ChunkKey(), TinyWorker::SmallPieces());
     ChunkWriter writer(client.get(), 16, 1 << 20);
     Engine engine(decoder.get(), &blender, &writer, EngineOptions{});
-    auto end_of = [&](int tokens) {
+    auto end_of = [&](
+                      int tokens, std::function<void()> on_token = [] {}) {
       absl::Status status;
       absl::Notification ended;
       auto generation = std::make_unique<Generation>();
       generation->prompt = TinyRequest({TinyTokens(1, tokens)});
       generation->prompt.max_new_tokens = 2;
       generation->cancelled = std::make_shared<CancelFlag>();
-      generation->listener = std::make_unique<Ending>(&status, &ended);
+      generation->listener = std::make_unique<Ending>(&status, &ended, std::move(on_token));
       EXPECT_TRUE(engine.Submit(std::move(generation)).ok());
       ended.WaitForNotification();
       return status;
@@ -60,6 +63,11 @@ TEST(DeviceMemoryTest, ARequestThatFindsNoneEndsAndTheNextIsServed) {
     EXPECT_TRUE(end_of(20).ok());
     memory.set_largest(std::numeric_limits<size_t>::max());
     EXPECT_TRUE(end_of(100).ok());
+    // None is left once the prompt is done: its decode steps find none.
+    EXPECT_EQ(end_of(20, [&] { memory.set_largest(1); }).code(),
+              absl::StatusCode::kResourceExhausted);
+    memory.set_largest(std::numeric_limits<size_t>::max());
+    EXPECT_TRUE(end_of(20).ok());
   }
 }
 
