@@ -94,18 +94,19 @@ run_python_tests() {
   done < <(find tests -name '*_test.py' | sort)
 }
 
-# The CUDA device and a program that links it, for all cards that we build for, where the toolkit is
+# The CUDA device and tests that link it, for all cards that we build for, where the toolkit is
 # installed. Such a machine need not have a card: the tests there skip without one. In the same output
 # tree as the rest, which need not be compiled again then (--config=cuda has its own).
 build_cuda() {
-  local start=$SECONDS name="bazel build --define=cuda=1 //gpu_worker/device/cuda:ops_cuda"
+  local start=$SECONDS name="bazel test --define=cuda=1 //tests/gpu_worker/device/cuda"
   if [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
     count skipped "$name" 0
     echo "SKIP: there is no CUDA toolkit in /usr/local/cuda"
     return
   fi
-  if bazel build --curses=no --noshow_loading_progress --show_progress_rate_limit=15 --show_result=0 \
-    --define=cuda=1 //gpu_worker/device/cuda:ops_cuda //tests/gpu_worker/device/cuda:same_text_test; then
+  if bazel test --curses=no --noshow_loading_progress --show_progress_rate_limit=15 --show_result=0 \
+    --define=cuda=1 --test_env=TESSERA_MODELS="${TESSERA_MODELS:-}" \
+    //tests/gpu_worker/device/cuda:{ops_cuda_test,ops_cuda_attention_test,ops_cuda_memory_test,same_text_test}; then
     count passed "$name" $((SECONDS - start))
   else
     count failed "$name" $((SECONDS - start))

@@ -40,6 +40,8 @@ def cuda_library(name, cuda_srcs, srcs = [], hdrs = [], textual = [], deps = [],
         srcs = srcs + objects,
         hdrs = hdrs,
         textual_hdrs = textual,
+        # Programs link the runtime once, and no shared library of ours needs it then.
+        linkstatic = True,
         tags = ["manual"],
         deps = deps + ["@cuda//:cuda"],
         visibility = visibility,
