@@ -220,6 +220,9 @@ std::vector<int32_t> TablesOf(absl::Span<const DecodeRow> rows, size_t width) {
   return tables;
 }
 
+// Steps that keep memory and what a device recorded of them; then it begins anew.
+constexpr size_t kMostPooledSteps = 128;
+
 // As long as the longest row needs, in powers of two, so that few lengths come up.
 size_t TableWidth(absl::Span<const DecodeRow> rows) {
   int64_t longest = 0;
@@ -231,6 +234,9 @@ size_t TableWidth(absl::Span<const DecodeRow> rows) {
 
 Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const {
   const size_t width = TableWidth(rows);
+  if (pooled_steps_.size() == kMostPooledSteps && !pooled_steps_.contains({rows.size(), width})) {
+    pooled_steps_.clear();
+  }
   std::unique_ptr<PooledStep>& step = pooled_steps_[{rows.size(), width}];
   if (step == nullptr) {
     step = std::make_unique<PooledStep>();
