@@ -187,7 +187,7 @@ std::vector<CorrectedChunk> BlendRun::CorrectedChunks() {
   for (size_t i = 0; i < places_.size(); ++i) {
     const auto [start, tokens, exact] = places_[i];
     if (exact) continue;
-    CorrectedChunk chunk = {.first_position = start, .tokens = tokens};
+    CorrectedChunk chunk = {.first_position = start};
     const auto first = std::lower_bound(rows.begin(), rows.end(), start);
     const auto last = std::lower_bound(first, rows.end(), start + tokens);
     for (auto row = first; row != last; ++row) {

@@ -144,7 +144,6 @@ struct CorrectionConstants {
 // A chunk that is corrected in every layer: a CorrectionTask without what differs between layers.
 struct CorrectedChunk {
   int64_t first_position = 0;
-  int64_t tokens = 0;
   std::vector<int32_t> picked;
   std::vector<int32_t> fresh_rows;
 };

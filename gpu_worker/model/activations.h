@@ -75,9 +75,13 @@ class Indices {
     memory.Upload(host_.data(), host_.size() * sizeof(int32_t), on_device_.get());
   }
 
-  // Other numbers, as many, in the same place.
-  void Set(DeviceMemory& memory, absl::Span<const int32_t> numbers) {
-    host_.assign(numbers.begin(), numbers.end());
+  // Other numbers: in the same place, if they are as many.
+  void Set(DeviceMemory& memory, std::vector<int32_t> numbers) {
+    if (numbers.size() != host_.size()) {
+      *this = Indices(memory, std::move(numbers));
+      return;
+    }
+    host_ = std::move(numbers);
     if (on_device_) memory.Upload(host_.data(), host_.size() * sizeof(int32_t), on_device_.get());
   }
 

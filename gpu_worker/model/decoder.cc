@@ -127,11 +127,15 @@ void Decoder::RunLayer(int64_t layer, IndexView positions, const KvMemory& kv, M
   AttendAndFinish(layer, fresh, positions, positions.last(needed), kv, h.Slice(skipped, needed));
 }
 
-Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
+void Decoder::WriteLogits(Matrix h, bool by_row, Matrix logits) const {
   const Activations x = MakeRows(h.rows, h.cols);
-  const Activations logits(memory(), DType::kF32, h.rows, config_.vocab);
   ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
   MatMul(x, weights_.head, /*accumulate=*/false, by_row, logits);
+}
+
+Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
+  const Activations logits(memory(), DType::kF32, h.rows, config_.vocab);
+  WriteLogits(h, by_row, logits);
   return logits;
 }
 
@@ -240,16 +244,12 @@ Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool
   std::unique_ptr<PooledStep>& step = pooled_steps_[{rows.size(), width}];
   if (step == nullptr) {
     step = std::make_unique<PooledStep>();
-    step->ids = Indices(memory(), IdsOf(rows));
-    step->positions = Indices(memory(), PositionsOf(rows));
-    step->tables = Indices(memory(), TablesOf(rows, width));
     step->logits =
         Activations(memory(), DType::kF32, static_cast<int64_t>(rows.size()), config_.vocab);
-  } else {
-    step->ids.Set(memory(), IdsOf(rows));
-    step->positions.Set(memory(), PositionsOf(rows));
-    step->tables.Set(memory(), TablesOf(rows, width));
   }
+  step->ids.Set(memory(), IdsOf(rows));
+  step->positions.Set(memory(), PositionsOf(rows));
+  step->tables.Set(memory(), TablesOf(rows, width));
   ops_->Repeat(&step->recording, [&] {
     const TablesView tables{step->tables, static_cast<int64_t>(width)};
     const Activations h(memory(), DType::kF32, step->ids.size(), config_.hidden);
@@ -263,9 +263,7 @@ Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool
       ops_->AttendRows(fresh.q, step->positions, tables, in_layer, attention);
       FinishRows(layer, attention, h, /*by_row=*/true);
     }
-    const Activations x = MakeRows(h->rows, h->cols);
-    ops_->RmsNorm(h, weights_.final_norm, config_.rms_eps, x);
-    MatMul(x, weights_.head, /*accumulate=*/false, /*by_row=*/true, step->logits);
+    WriteLogits(h, /*by_row=*/true, step->logits);
   });
   return step->logits;
 }

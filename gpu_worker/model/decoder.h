@@ -124,6 +124,7 @@ class Decoder {
   // A layer's products, of rows of one request or, `by_row`, of many.
   Qkv ProjectRows(int64_t layer, Matrix h, bool by_row) const;
   void FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const;
+  void WriteLogits(Matrix h, bool by_row, Matrix logits) const;
   Activations LogitsOf(Matrix h, bool by_row) const;
   void MatMul(Matrix x, const Weight& w, bool accumulate, bool by_row, Matrix out) const;
   // Of rows whose memory is in one pool; and of any, one after the other.

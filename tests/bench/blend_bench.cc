@@ -22,6 +22,7 @@
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
+#include "tests/bench/made_up.h"
 
 ABSL_FLAG(std::string, model, "", "Hugging Face folder (required)");
 ABSL_FLAG(int, chunks, 8, "chunks in the prompt");
@@ -37,20 +38,6 @@ namespace tessera {
 namespace {
 
 using Segments = std::vector<std::vector<uint32_t>>;
-
-std::vector<uint32_t> Tokens(uint64_t seed, int64_t count, int64_t vocab) {
-  std::vector<uint32_t> ids;
-  for (int64_t i = 0; i < count; ++i) {
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    ids.push_back(static_cast<uint32_t>((seed >> 33) % static_cast<uint64_t>(vocab)));
-  }
-  return ids;
-}
-
-double Median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
 
 class Bench {
  public:
@@ -78,11 +65,11 @@ class Bench {
   BlendRequest Request(const std::vector<int>& seeds, bool exact) const {
     const int64_t vocab = decoder_->config().vocab;
     BlendRequest request;
-    request.segments.push_back(Tokens(1, 24, vocab));
+    request.segments.push_back(MadeUpTokens(1, 24, vocab));
     for (int seed : seeds) {
-      request.segments.push_back(Tokens(seed, absl::GetFlag(FLAGS_chunk_tokens), vocab));
+      request.segments.push_back(MadeUpTokens(seed, absl::GetFlag(FLAGS_chunk_tokens), vocab));
     }
-    request.segments.push_back(Tokens(2, absl::GetFlag(FLAGS_suffix_tokens), vocab));
+    request.segments.push_back(MadeUpTokens(2, absl::GetFlag(FLAGS_suffix_tokens), vocab));
     request.policy = *SelectionPolicy::Parse(absl::GetFlag(FLAGS_policy));
     request.recompute_ratio = absl::GetFlag(FLAGS_ratio);
     request.correction = request.policy.corrects_by_default();

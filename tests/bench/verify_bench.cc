@@ -19,6 +19,7 @@
 #include "cache_server/client/cache_client.h"
 #include "cache_server/client/slice_verifiers.h"
 #include "glog/logging.h"
+#include "tests/bench/made_up.h"
 #include "tests/cache_server/testing/server_fixture.h"
 #include "tests/cache_server/testing/shared_server.h"
 
@@ -34,11 +35,6 @@ double ThreadSeconds() {
   timespec now = {};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-double Median(std::vector<double> numbers) {
-  std::nth_element(numbers.begin(), numbers.begin() + numbers.size() / 2, numbers.end());
-  return numbers[numbers.size() / 2];
 }
 
 struct Took {

@@ -30,6 +30,7 @@
 #include "gpu_worker/blend/device_read_memory.h"
 #include "gpu_worker/device/make_ops.h"
 #include "gpu_worker/model/decoder.h"
+#include "tests/bench/made_up.h"
 #include "tests/bench/worker_rates.h"
 #include "tests/bench/worker_shape.h"
 
@@ -53,20 +54,6 @@ namespace tessera {
 namespace {
 
 constexpr int64_t kLead = 24;
-
-std::vector<uint32_t> Tokens(uint64_t seed, int64_t count, int64_t vocab) {
-  std::vector<uint32_t> ids;
-  for (int64_t i = 0; i < count; ++i) {
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    ids.push_back(static_cast<uint32_t>((seed >> 33) % static_cast<uint64_t>(vocab)));
-  }
-  return ids;
-}
-
-double Median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
 
 struct Case {
   std::string name;
@@ -144,7 +131,7 @@ class Bench {
     }
     // One prompt's KV for all, each in blocks of its own.
     const auto last =
-        decoder_->Extend(memories[0], Tokens(5, context, model.vocab), 0, never_.value());
+        decoder_->Extend(memories[0], MadeUpTokens(5, context, model.vocab), 0, never_.value());
     CHECK(last.ok()) << last.status();
     for (int64_t r = 1; r < batch; ++r) {
       for (int64_t b = 0; b < KvPool::BlocksFor(context); ++b) {
@@ -222,11 +209,11 @@ class Bench {
     const int64_t suffix = absl::GetFlag(FLAGS_suffix);
     const int64_t each = (tokens - kLead - suffix) / passages;
     BlendRequest request;
-    request.segments.push_back(Tokens(1, tokens - suffix - each * passages, vocab));
+    request.segments.push_back(MadeUpTokens(1, tokens - suffix - each * passages, vocab));
     for (int64_t i = 0; i < passages; ++i) {
-      request.segments.push_back(Tokens(10 + i, each, vocab));
+      request.segments.push_back(MadeUpTokens(10 + i, each, vocab));
     }
-    request.segments.push_back(Tokens(2, suffix, vocab));
+    request.segments.push_back(MadeUpTokens(2, suffix, vocab));
     request.exact = of.exact;
     if (of.exact) return request;
     const auto policy = SelectionPolicy::Parse(of.policy);

@@ -6,6 +6,7 @@
 #include "gpu_worker/device/cuda/attention_decode_plan.cuh"
 #include "gpu_worker/device/cuda/attention_decode_runs.cuh"
 #include "gpu_worker/device/cuda/check.h"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 namespace decode {
@@ -19,8 +20,8 @@ template <typename S>
 __global__ void __launch_bounds__(S::kThreads, S::kResident)
     DecodeRuns(const __grid_constant__ DecodeTask task) {
   extern __shared__ __align__(16) char shared[];
-  warp::WaitForLast();
-  warp::LetNextStart();
+  AwaitLast();
+  LetNextStart();
   const int warp_index = threadIdx.x / 32;
   float* merge = reinterpret_cast<float*>(shared);
   const uint32_t stages =
@@ -83,8 +84,8 @@ __global__ void __launch_bounds__(32 * kJoinWarps)
   const int head = blockIdx.x, row = blockIdx.y, heads = gridDim.x;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int runs = Runs(task.positions[row] + 1);
-  warp::WaitForLast();
-  warp::LetNextStart();
+  AwaitLast();
+  LetNextStart();
   if (runs == 1) return;
   const int64_t first = (static_cast<int64_t>(row) * heads + head) * task.most_runs;
   constexpr int kAtOnce = 4;
@@ -136,38 +137,18 @@ __global__ void __launch_bounds__(32 * kJoinWarps)
 struct Device {
   int processors = 0;
   int shared_bytes = 0;  // of a block, at most
-  bool dependent_launch = false;
 
   static Device Current() {
-    int device = 0, major = 0;
+    int device = 0;
     Device is;
     CUDA_OR_DIE(kOp, cudaGetDevice(&device));
     CUDA_OR_DIE(kOp,
                 cudaDeviceGetAttribute(&is.processors, cudaDevAttrMultiProcessorCount, device));
     CUDA_OR_DIE(kOp, cudaDeviceGetAttribute(&is.shared_bytes,
                                             cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    CUDA_OR_DIE(kOp, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    is.dependent_launch = major >= 9;
     return is;
   }
 };
-
-// Launches a kernel that itself waits for the one before (programmatic dependent launch).
-template <typename Kernel>
-void LaunchAfter(Kernel kernel, dim3 grid, int threads, int shared, const Device& device,
-                 const DecodeTask& task, cudaStream_t stream) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = device.dependent_launch ? 1 : 0;
-  CUDA_OR_DIE(kOp, cudaLaunchKernelEx(&config, kernel, task));
-}
 
 template <typename S>
 void LaunchShape(const DecodeTask& task, const Device& device, cudaStream_t stream) {
@@ -177,10 +158,10 @@ void LaunchShape(const DecodeTask& task, const Device& device, cudaStream_t stre
   const int64_t most = static_cast<int64_t>(task.rows) * task.kv_heads * task.most_runs;
   const int64_t resident = static_cast<int64_t>(device.processors) *
                            std::max(1, (device.shared_bytes + 1024) / (S::kShared + 2048));
-  LaunchAfter(kernel, dim3(static_cast<unsigned>(std::min(most, resident))), S::kThreads,
-              S::kShared, device, task, stream);
-  LaunchAfter(DecodeJoin<S::kDim>, dim3(task.kv_heads * task.group, task.rows), 32 * kJoinWarps, 0,
-              device, task, stream);
+  LaunchOverlapped(kOp, kernel, dim3(static_cast<unsigned>(std::min(most, resident))),
+                   dim3(S::kThreads), S::kShared, stream, task);
+  LaunchOverlapped(kOp, DecodeJoin<S::kDim>, dim3(task.kv_heads * task.group, task.rows),
+                   dim3(32 * kJoinWarps), 0, stream, task);
 }
 
 template <int kDim, int kSets>

@@ -92,19 +92,6 @@ __device__ inline float SumOverRows(float x) {
   return x + __shfl_xor_sync(kAll, x, 16);
 }
 
-// Programmatic dependent launch: waits for the kernel before; lets the next one of the stream
-// start. In this order, what was there before this kernel is there for the next from its start.
-__device__ inline void LetNextStart() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-__device__ inline void WaitForLast() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
-
 }  // namespace tessera::cuda::warp
 
 #endif  // TESSERA_GPU_WORKER_DEVICE_CUDA_ATTENTION_DECODE_CUH_

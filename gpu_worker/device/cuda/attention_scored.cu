@@ -4,6 +4,7 @@
 #include "gpu_worker/device/cuda/attention_scored_runs.cuh"
 #include "gpu_worker/device/cuda/attention_scored_sums.cuh"
 #include "gpu_worker/device/cuda/check.h"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -36,58 +37,36 @@ int RunsFor(int64_t units, int blocks, int processors) {
   return best;
 }
 
-// What the launches need to know of the current device.
-struct Device {
-  int shared_bytes = 0;  // of a block, at most
-  bool dependent_launch = false;
-
-  static Device Current() {
-    return {Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-            Attribute(cudaDevAttrComputeCapabilityMajor) >= 9};
-  }
-};
-
-// Launches a kernel that itself waits for the one before (programmatic dependent launch).
 template <typename Kernel>
-void LaunchAfter(Kernel kernel, dim3 grid, int threads, int shared, const Device& device,
-                 const ScoredTask& task, cudaStream_t stream) {
+void LaunchScored(Kernel kernel, dim3 grid, int threads, int shared, const ScoredTask& task,
+                  cudaStream_t stream) {
   CUDA_OR_DIE(kOp,
               cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = device.dependent_launch ? 1 : 0;
-  CUDA_OR_DIE(kOp, cudaLaunchKernelEx(&config, kernel, task));
+  LaunchOverlapped(kOp, kernel, grid, dim3(threads), shared, stream, task);
 }
 
 template <typename R, typename S>
-void LaunchShapes(const ScoredTask& task, const Device& device, cudaStream_t stream) {
+void LaunchShapes(const ScoredTask& task, cudaStream_t stream) {
   const int heads = task.kv.kv_heads, keys = task.last + 1;
-  LaunchAfter(ScoredRuns<R>, dim3(heads * task.tiles * task.runs), R::kThreads, R::kShared, device,
-              task, stream);
-  LaunchAfter(ScoredSums<S, R::kQueries>, dim3((keys + S::kKeys - 1) / S::kKeys, heads),
-              S::kThreads, S::kShared, device, task, stream);
-  LaunchAfter(AddPaid, dim3((keys + 127) / 128), 128, 0, device, task, stream);
+  LaunchScored(ScoredRuns<R>, dim3(heads * task.tiles * task.runs), R::kThreads, R::kShared, task,
+               stream);
+  LaunchScored(ScoredSums<S, R::kQueries>, dim3((keys + S::kKeys - 1) / S::kKeys, heads),
+               S::kThreads, S::kShared, task, stream);
+  LaunchScored(AddPaid, dim3((keys + 127) / 128), 128, 0, task, stream);
 }
 
 template <int kDim>
 void Launch(const ScoredTask& task, cudaStream_t stream) {
-  const Device device = Device::Current();
   if constexpr (kDim == 256) {
-    LaunchShapes<RunShape<256, 4, 32, 2>, SumShape<256, 1, 32, 1>>(task, device, stream);
+    LaunchShapes<RunShape<256, 4, 32, 2>, SumShape<256, 1, 32, 1>>(task, stream);
   } else {
     using Runs = RunShape<kDim, 8, 64, 4>;
     using Sums = SumShape<kDim, 2, 64, 2>;
-    if (std::max(Runs::kShared, Sums::kShared) <= device.shared_bytes) {
-      LaunchShapes<Runs, Sums>(task, device, stream);
+    if (std::max(Runs::kShared, Sums::kShared) <=
+        Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+      LaunchShapes<Runs, Sums>(task, stream);
     } else {
-      LaunchShapes<RunShape<kDim, 8, 64, 2>, SumShape<kDim, 2, 64, 1>>(task, device, stream);
+      LaunchShapes<RunShape<kDim, 8, 64, 2>, SumShape<kDim, 2, 64, 1>>(task, stream);
     }
   }
 }

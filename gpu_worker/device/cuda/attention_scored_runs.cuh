@@ -6,6 +6,7 @@
 
 #include "gpu_worker/device/cuda/attention_decode.cuh"
 #include "gpu_worker/device/cuda/kernels.h"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 
@@ -267,8 +268,8 @@ __device__ void CopyQueries(const ScoredTask& task, int head, int tile, uint32_t
 template <typename S>
 __global__ void __launch_bounds__(S::kThreads) ScoredRuns(const __grid_constant__ ScoredTask task) {
   extern __shared__ __align__(16) char shared[];
-  warp::WaitForLast();
-  warp::LetNextStart();
+  AwaitLast();
+  LetNextStart();
   const int unit = blockIdx.x, run = unit % task.runs;
   const int tile = unit / task.runs % task.tiles, head = unit / task.runs / task.tiles;
   const int last_row = min(task.rows, (tile + 1) * task.tile_rows) - 1;

@@ -6,6 +6,7 @@
 
 #include "gpu_worker/device/cuda/attention_decode.cuh"
 #include "gpu_worker/device/cuda/attention_scored_runs.cuh"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 
@@ -313,8 +314,8 @@ __global__ void __launch_bounds__(S::kThreads, 2)
                     from + (chunk < real ? chunk * 8 : 0), chunk < real);
   }
   CopyColumns<S>(task, columns, kv_head, 0, queries);
-  warp::WaitForLast();
-  warp::LetNextStart();
+  AwaitLast();
+  LetNextStart();
 
   KeySums<S> sums;
   for (int first = 0, buffer = 0; first < columns.tiles * 8; first += S::kColumns) {
@@ -361,7 +362,7 @@ __global__ void __launch_bounds__(S::kThreads, 2)
 // Adds what all KV heads paid to scores, in the order of heads.
 __global__ void __launch_bounds__(128) AddPaid(const __grid_constant__ ScoredTask task) {
   const int slot = blockIdx.x * 128 + threadIdx.x;
-  warp::WaitForLast();
+  AwaitLast();
   if (slot > task.last) return;
   const int64_t slots = task.last + 1;
   float sum = 0.0f;

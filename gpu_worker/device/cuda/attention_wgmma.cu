@@ -17,6 +17,7 @@
 #include "gpu_worker/device/cuda/attention_wgmma_tile.cuh"
 #include "gpu_worker/device/cuda/attention_wgmma_walk.cuh"
 #include "gpu_worker/device/cuda/check.h"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda::attention {
 namespace {
@@ -323,16 +324,9 @@ void LaunchWgmmaOf(Task task, cudaStream_t stream) {
   if (!task.even) return;
 
   // The merge may be started before the other kernel has ended; it waits for its end itself.
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(tiles, (std::min(kTileRows, task.rows) + kMergeRows - 1) / kMergeRows);
-  config.blockDim = dim3(kMergeThreads);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  CUDA_OR_DIE("attend", cudaLaunchKernelEx(&config, MergeEven<kHeadDim>, task, grid));
+  LaunchOverlapped("attend", MergeEven<kHeadDim>,
+                   dim3(tiles, (std::min(kTileRows, task.rows) + kMergeRows - 1) / kMergeRows),
+                   dim3(kMergeThreads), 0, stream, task, grid);
 }
 
 // Whether the current device is a Hopper and the program holds the kernel's code for it.

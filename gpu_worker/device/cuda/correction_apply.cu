@@ -3,27 +3,17 @@
 #include "gpu_worker/device/cuda/correction_change.cuh"
 #include "gpu_worker/device/cuda/correction_change_wgmma.cuh"
 #include "gpu_worker/device/cuda/correction_device.cuh"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 namespace {
-
-// AddChanges begins while DeviationNorms still runs: it fetches what does not depend on it first.
-__device__ inline void LetNextBegin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-__device__ inline void WaitForPrevious() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
 
 // Norms of the picked rows' deviations, K and V each over its mean norm. A warp per row.
 __global__ void __launch_bounds__(kChangeThreads)
     DeviationNorms(const __grid_constant__ CorrectionDevice device,
                    const __grid_constant__ Fresh fresh) {
-  LetNextBegin();
+  // AddChanges begins meanwhile: it fetches what does not depend on this first.
+  LetNextStart();
   const ChunkOnDevice chunk = device.chunks[blockIdx.y];
   const int i = blockIdx.x * (kChangeThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (i >= chunk.picked_count) return;
@@ -111,7 +101,7 @@ __global__ void __launch_bounds__(kChangeThreads, kDepth <= 160 ? 2 : 1)
   const int row = threadIdx.x / 16;
   DeviationBatch batch;
   batch.Load(change, fresh, row);
-  WaitForPrevious();
+  AwaitLast();
   const float longest = device.rule.bound * MedianNorm(change.norms, change.chunk.picked_count,
                                                        reinterpret_cast<float*>(base));
   int offsets[2];  // of the thread's pairs in rope's rows
@@ -221,7 +211,7 @@ __global__ void __launch_bounds__(384, 1)
   HopperTurn<kHeadDim> next_turn;
   const bool turns = !change.is_v && span.tiles > warpgroups;
   if (turns) next_turn.Load(rope, warpgroups * kChangeRows);
-  WaitForPrevious();
+  AwaitLast();
   const float longest = device.rule.bound * MedianNorm(change.norms, change.chunk.picked_count,
                                                        reinterpret_cast<float*>(hopper_base));
   batch.Store(change, longest, first, shared.deviations);

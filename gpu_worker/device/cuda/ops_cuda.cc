@@ -292,9 +292,7 @@ class CudaOps final : public Ops {
     std::vector<CorrectedChunk> chunks;
     CorrectedSlices slices;
     for (const CorrectionTask& task : tasks) {
-      int64_t tokens = 0;
-      for (const SliceView& piece : task.pieces) tokens += piece.tokens;
-      chunks.push_back({task.first_position, tokens, task.picked, task.fresh_rows});
+      chunks.push_back({task.first_position, task.picked, task.fresh_rows});
       slices.push_back(task.pieces);
     }
     const auto correction = MakeCorrection(chunks, constants, {1, kv.kv_heads, kv.head_dim}, rope);

@@ -1,5 +1,5 @@
-// What the kernels of rows.cu, place.cu and gemm_few.cu share: 16-byte pieces of rows, sums over a
-// block and launches that overlap the end of the stream's last kernel.
+// What the kernels of rows.cu, place.cu and gemm_few.cu share: 16-byte pieces of rows and sums over
+// a block.
 #ifndef TESSERA_GPU_WORKER_DEVICE_CUDA_ROWS_CUH_
 #define TESSERA_GPU_WORKER_DEVICE_CUDA_ROWS_CUH_
 
@@ -12,6 +12,7 @@
 
 #include "gpu_worker/device/cuda/check.h"
 #include "gpu_worker/device/cuda/kernels.h"
+#include "gpu_worker/device/cuda/launch.cuh"
 
 namespace tessera::cuda {
 
@@ -74,48 +75,6 @@ __device__ inline Floats<8> Load8(const float* from) {
 __device__ inline void Store8(float* to, const Floats<8>& x) {
   Store(to, F32Piece{x.at[0], x.at[1], x.at[2], x.at[3]});
   Store(to + 4, F32Piece{x.at[4], x.at[5], x.at[6], x.at[7]});
-}
-
-// Programmatic dependent launch. Every kernel that LaunchOverlapped starts calls both: the first
-// lets the stream's next kernel start as soon as there is room for it; the second waits until the
-// last one has ended and all that it wrote can be read. Nothing that another kernel writes may be
-// read, and nothing that it reads may be written, before the second.
-__device__ inline void LetNextStart() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-__device__ inline void AwaitLast() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Whether kernels, of which `kernel` is one, wait as above: they were compiled for Hopper or later.
-inline bool CanOverlap(const void* kernel) {
-  static const bool can = [kernel] {
-    cudaFuncAttributes attributes;
-    CUDA_OR_DIE("kernel", cudaFuncGetAttributes(&attributes, kernel));
-    return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
-  }();
-  return can;
-}
-
-template <typename... Parameters, typename... Arguments>
-void LaunchOverlapped(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                      size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = CanOverlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
-  CUDA_OR_DIE(op, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
 // Ends the process when a caller's shapes do not fit.

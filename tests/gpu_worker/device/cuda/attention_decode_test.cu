@@ -12,54 +12,12 @@
 
 #include "gpu_worker/device/cuda/attention_decode.h"
 #include "gpu_worker/device/cuda/check.h"
+#include "tests/gpu_worker/device/cuda/on_device.cuh"
 
 namespace tessera::cuda {
 namespace {
 
-constexpr uint16_t kNaN = 0x7fff;
 constexpr int kBlock = KvView::kBlockSlots;
-
-uint16_t ToBits(float x) {
-  const __nv_bfloat16 rounded = __float2bfloat16(x);
-  uint16_t bits;
-  std::memcpy(&bits, &rounded, 2);
-  return bits;
-}
-double ToDouble(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float x;
-  std::memcpy(&x, &wide, 4);
-  return x;
-}
-
-// Numbers in device memory.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(size_t n) : n_(n) { CUDA_OR_DIE("test", cudaMalloc(&data_, n * sizeof(T))); }
-  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) { Set(from); }
-  OnDevice(const OnDevice&) = delete;
-  ~OnDevice() { cudaFree(data_); }
-  void Set(const std::vector<T>& from) {
-    CUDA_OR_DIE("test", cudaMemcpy(data_, from.data(), from.size() * sizeof(T), cudaMemcpyDefault));
-  }
-  std::vector<T> Get() const {
-    std::vector<T> all(n_);
-    CUDA_OR_DIE("test", cudaMemcpy(all.data(), data_, n_ * sizeof(T), cudaMemcpyDefault));
-    return all;
-  }
-  T* get() const { return data_; }
-  __nv_bfloat16* bf16() const { return reinterpret_cast<__nv_bfloat16*>(data_); }
-
- private:
-  T* data_ = nullptr;
-  size_t n_;
-};
-
-bool NoDevice() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) != cudaSuccess || count == 0;
-}
 
 struct Case {
   int kv_heads, group, head_dim;
@@ -300,18 +258,6 @@ TEST_F(DecodeAttendTest, GraphReplaysWithOtherContents) {
 
 // ---- times
 
-__global__ void FillRandom(uint32_t* to, int64_t n) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    uint32_t x = static_cast<uint32_t>(i) * 2654435761u;
-    x ^= x >> 15;
-    x *= 0x85ebca6bu;
-    x ^= x >> 13;
-    // Two bf16 of magnitude 0.5 .. 2.
-    to[i] = (x & 0x80ff80ffu) | 0x3f003f00u;
-  }
-}
-
 // Median microseconds of one launch, of a graph of several over different blocks of the pool.
 void Time(int rows, int keys, int kv_heads, int group, int head_dim) {
   const int64_t pool_slots = 262144;
@@ -336,39 +282,13 @@ void Time(int rows, int keys, int kv_heads, int group, int head_dim) {
   pool.kv_heads = kv_heads;
   pool.head_dim = head_dim;
   const int64_t cols = heads * head_dim;
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  CUDA_OR_DIE("time", cudaEventCreate(&begin));
-  CUDA_OR_DIE("time", cudaEventCreate(&end));
-  CUDA_OR_DIE("time", cudaStreamCreate(&stream));
-  CUDA_OR_DIE("time", cudaDeviceSynchronize());
-  CUDA_OR_DIE("time", cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  for (int i = 0; i < launches; ++i) {
+  const double us = MedianOf(launches, [&](int i, cudaStream_t stream) {
     DecodeAttend({q.bf16(), rows, cols, cols}, positions.get(), tables.get() + i * rows * width,
                  width, pool, {out.bf16(), rows, cols, cols}, workspace.get(), stream);
-  }
-  CUDA_OR_DIE("time", cudaStreamEndCapture(stream, &graph));
-  CUDA_OR_DIE("time", cudaGraphInstantiate(&exec, graph, 0));
-  std::vector<float> times;
-  for (int i = 0; i < 18; ++i) {
-    CUDA_OR_DIE("time", cudaEventRecord(begin, stream));
-    CUDA_OR_DIE("time", cudaGraphLaunch(exec, stream));
-    CUDA_OR_DIE("time", cudaEventRecord(end, stream));
-    CUDA_OR_DIE("time", cudaEventSynchronize(end));
-    float ms = 0;
-    CUDA_OR_DIE("time", cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1000 / launches);
-  }
-  std::sort(times.begin(), times.end());
-  const double us = times[times.size() / 2];
+  });
   const double bytes = 4.0 * rows * keys * kv_heads * head_dim;
   std::printf("rows %3d keys %6d heads %d/%d dim %3d: %8.2f us, floor %8.2f (%.0f GB/s)\n", rows,
               keys, heads, kv_heads, head_dim, us, bytes / 3.0e6, bytes / us / 1000);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 void TimeAll() {

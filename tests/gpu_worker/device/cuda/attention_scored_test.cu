@@ -12,53 +12,12 @@
 
 #include "gpu_worker/device/cuda/attention_scored.h"
 #include "gpu_worker/device/cuda/check.h"
+#include "tests/gpu_worker/device/cuda/on_device.cuh"
 
 namespace tessera::cuda {
 namespace {
 
-constexpr uint16_t kNaN = 0x7fff;
 constexpr int kBlock = KvView::kBlockSlots;
-
-uint16_t ToBits(float x) {
-  const __nv_bfloat16 rounded = __float2bfloat16(x);
-  uint16_t bits;
-  std::memcpy(&bits, &rounded, 2);
-  return bits;
-}
-double ToDouble(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float x;
-  std::memcpy(&x, &wide, 4);
-  return x;
-}
-
-// Numbers in device memory.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(size_t n) : n_(n) { CUDA_OR_DIE("test", cudaMalloc(&data_, n * sizeof(T))); }
-  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
-    CUDA_OR_DIE("test", cudaMemcpy(data_, from.data(), n_ * sizeof(T), cudaMemcpyDefault));
-  }
-  OnDevice(const OnDevice&) = delete;
-  ~OnDevice() { cudaFree(data_); }
-  std::vector<T> Get() const {
-    std::vector<T> all(n_);
-    CUDA_OR_DIE("test", cudaMemcpy(all.data(), data_, n_ * sizeof(T), cudaMemcpyDefault));
-    return all;
-  }
-  T* get() const { return data_; }
-  __nv_bfloat16* bf16() const { return reinterpret_cast<__nv_bfloat16*>(data_); }
-
- private:
-  T* data_ = nullptr;
-  size_t n_;
-};
-
-bool NoDevice() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) != cudaSuccess || count == 0;
-}
 
 struct Case {
   int kv_heads, group, head_dim;
@@ -266,18 +225,6 @@ TEST_F(AttendScoredTest, NoRowsLaunchNothing) {
 
 // ---- times
 
-__global__ void FillRandom(uint32_t* to, int64_t n) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    uint32_t x = static_cast<uint32_t>(i) * 2654435761u;
-    x ^= x >> 15;
-    x *= 0x85ebca6bu;
-    x ^= x >> 13;
-    // Two bf16 of magnitude 0.5 .. 2.
-    to[i] = (x & 0x80ff80ffu) | 0x3f003f00u;
-  }
-}
-
 // Median microseconds of one launch, of a graph of several, each over K and V of its own.
 void Time(int n, int keys, int kv_heads, int group, int head_dim, bool once = false) {
   constexpr int kLayers = 8;
@@ -290,53 +237,25 @@ void Time(int n, int keys, int kv_heads, int group, int head_dim, bool once = fa
   const OnDevice<int32_t> positions(Last(n, keys));
   const OnDevice<float> scores(std::vector<float>(keys, 0.0f));
   const OnDevice<uint8_t> workspace(AttendScoredWorkspace(n, kv_heads * group, head_dim, keys));
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  CUDA_OR_DIE("time", cudaEventCreate(&begin));
-  CUDA_OR_DIE("time", cudaEventCreate(&end));
-  CUDA_OR_DIE("time", cudaStreamCreate(&stream));
-  CUDA_OR_DIE("time", cudaDeviceSynchronize());
-  const auto launch_all = [&] {
-    for (int i = 0; i < kLayers; ++i) {
-      KvView kv;
-      kv.k = k.bf16() + i * layer;
-      kv.v = v.bf16() + i * layer;
-      kv.head_slots = keys;
-      kv.kv_heads = kv_heads;
-      kv.head_dim = head_dim;
-      AttendScored({q.bf16(), n, cols, cols}, positions.get(), keys - 1, kv, true,
-                   {out.bf16(), n, cols, cols}, scores.get(), keys, workspace.get(), stream);
-    }
+  const auto launch = [&](int i, cudaStream_t stream) {
+    KvView kv;
+    kv.k = k.bf16() + i * layer;
+    kv.v = v.bf16() + i * layer;
+    kv.head_slots = keys;
+    kv.kv_heads = kv_heads;
+    kv.head_dim = head_dim;
+    AttendScored({q.bf16(), n, cols, cols}, positions.get(), keys - 1, kv, true,
+                 {out.bf16(), n, cols, cols}, scores.get(), keys, workspace.get(), stream);
   };
   if (once) {
-    launch_all();
-    CUDA_OR_DIE("time", cudaStreamSynchronize(stream));
+    for (int i = 0; i < kLayers; ++i) launch(i, nullptr);
+    CUDA_OR_DIE("time", cudaDeviceSynchronize());
     return;
   }
-  CUDA_OR_DIE("time", cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  launch_all();
-  CUDA_OR_DIE("time", cudaStreamEndCapture(stream, &graph));
-  CUDA_OR_DIE("time", cudaGraphInstantiate(&exec, graph, 0));
-  std::vector<float> times;
-  for (int i = 0; i < 18; ++i) {
-    CUDA_OR_DIE("time", cudaEventRecord(begin, stream));
-    CUDA_OR_DIE("time", cudaGraphLaunch(exec, stream));
-    CUDA_OR_DIE("time", cudaEventRecord(end, stream));
-    CUDA_OR_DIE("time", cudaEventSynchronize(end));
-    float ms = 0;
-    CUDA_OR_DIE("time", cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1000 / kLayers);
-  }
-  std::sort(times.begin(), times.end());
-  const double us = times[times.size() / 2], flops = 6.0 * n * keys * cols;
+  const double us = MedianOf(kLayers, launch), flops = 6.0 * n * keys * cols;
   std::printf("n %3d keys %6d heads %d/%d dim %3d: %7.2f us, floor %6.2f (bytes) %6.2f (flops)\n",
               n, keys, kv_heads * group, kv_heads, head_dim, us, 4.0 * layer / 3.0e6,
               flops / 750e6);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 void TimeAll() {

@@ -248,8 +248,8 @@ class CorrectionTest : public OpsPairTest {
     int64_t first = 3, fresh = 0;
     for (size_t i = 0; i < tokens.size(); ++i) {
       CorrectedChunk chunk = {.first_position = first};
-      chunk.tokens = std::accumulate(tokens[i].begin(), tokens[i].end(), int64_t{0});
-      std::vector<int32_t> rows(chunk.tokens);
+      const int64_t all = std::accumulate(tokens[i].begin(), tokens[i].end(), int64_t{0});
+      std::vector<int32_t> rows(all);
       std::iota(rows.begin(), rows.end(), 0);
       std::shuffle(rows.begin(), rows.end(), std::mt19937(static_cast<uint32_t>(i)));
       chunk.picked.assign(rows.begin(), rows.begin() + picked[i]);
@@ -258,7 +258,7 @@ class CorrectionTest : public OpsPairTest {
         chunk.fresh_rows.push_back(static_cast<int32_t>(fresh++));
       }
       fresh += 2;  // rows that belong to no chunk
-      first += chunk.tokens + 4;
+      first += all + 4;
       made.chunks.push_back(std::move(chunk));
     }
     const int64_t width = kHeads * head_dim;

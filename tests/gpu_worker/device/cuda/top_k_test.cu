@@ -13,37 +13,10 @@
 
 #include "gpu_worker/device/cuda/check.h"
 #include "gpu_worker/device/cuda/top_k.h"
+#include "tests/gpu_worker/device/cuda/on_device.cuh"
 
 namespace tessera::cuda {
 namespace {
-
-// Numbers in device memory.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& from) : n_(from.size()) {
-    CUDA_OR_DIE("test", cudaMalloc(&data_, std::max<size_t>(n_, 1) * sizeof(T)));
-    CUDA_OR_DIE("test", cudaMemcpy(data_, from.data(), n_ * sizeof(T), cudaMemcpyDefault));
-  }
-  OnDevice(const OnDevice&) = delete;
-  ~OnDevice() { cudaFree(data_); }
-  std::vector<T> Get() const {
-    std::vector<T> all(n_);
-    CUDA_OR_DIE("test", cudaDeviceSynchronize());
-    CUDA_OR_DIE("test", cudaMemcpy(all.data(), data_, n_ * sizeof(T), cudaMemcpyDefault));
-    return all;
-  }
-  T* get() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-  size_t n_;
-};
-
-bool NoDevice() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) != cudaSuccess || count == 0;
-}
 
 class TopKTest : public testing::Test {
  protected:
@@ -168,34 +141,6 @@ TEST_F(TopKTest, NothingToDo) {
 
 // ---- times
 
-// Median microseconds of one of `launches` in a graph.
-double MedianOf(int launches, const std::function<void(cudaStream_t)>& launch) {
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  CUDA_OR_DIE("time", cudaEventCreate(&begin));
-  CUDA_OR_DIE("time", cudaEventCreate(&end));
-  CUDA_OR_DIE("time", cudaStreamCreate(&stream));
-  CUDA_OR_DIE("time", cudaDeviceSynchronize());
-  CUDA_OR_DIE("time", cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  for (int i = 0; i < launches; ++i) launch(stream);
-  CUDA_OR_DIE("time", cudaStreamEndCapture(stream, &graph));
-  CUDA_OR_DIE("time", cudaGraphInstantiate(&exec, graph, 0));
-  std::vector<float> times;
-  for (int i = 0; i < 18; ++i) {
-    CUDA_OR_DIE("time", cudaEventRecord(begin, stream));
-    CUDA_OR_DIE("time", cudaGraphLaunch(exec, stream));
-    CUDA_OR_DIE("time", cudaEventRecord(end, stream));
-    CUDA_OR_DIE("time", cudaEventSynchronize(end));
-    float ms = 0;
-    CUDA_OR_DIE("time", cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1000 / launches);
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 void TimeRows(int rows, int cols) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -205,11 +150,11 @@ void TimeRows(int rows, int cols) {
       sums(std::vector<float>(rows, 0.0f));
   const OnDevice<int32_t> ids(std::vector<int32_t>(rows * 256));
   const F32Rows all = {logits.get(), rows, cols, cols};
-  const double best =
-      MedianOf(10, [&](cudaStream_t stream) { ArgMaxRows(all, ids.get(), values.get(), stream); });
+  const double best = MedianOf(
+      10, [&](int, cudaStream_t stream) { ArgMaxRows(all, ids.get(), values.get(), stream); });
   double top[2];
   for (int i = 0; i < 2; ++i) {
-    top[i] = MedianOf(10, [&](cudaStream_t stream) {
+    top[i] = MedianOf(10, [&](int, cudaStream_t stream) {
       TopLogits(all, i == 0 ? 20 : 256, values.get(), ids.get(), sums.get(), stream);
     });
   }
@@ -228,7 +173,7 @@ void TimeTopK(int count, int k) {
   const OnDevice<int32_t> candidates(rows), picked(rows);
   const size_t bytes = TopKWorkspace(count, k);
   const OnDevice<uint8_t> workspace(std::vector<uint8_t>(bytes, 0));
-  const double time = MedianOf(10, [&](cudaStream_t stream) {
+  const double time = MedianOf(10, [&](int, cudaStream_t stream) {
     TopK(scores.get(), candidates.get(), count, k, picked.get(), workspace.get(), bytes, stream);
   });
   std::printf("top %6d of %6d: %6.2f us\n", k, count, time);
