@@ -42,6 +42,7 @@ shellcheck              the check of these scripts
 git                     version stamps in test reports
 openssl                 certificates of the tests
 patchelf                deploy/bundle.sh
+prometheus              the rules and dashboards, on a port of the tests' own
 "
 BENCH="
 redis-server            what tests/bench/cache_bench measures beside
