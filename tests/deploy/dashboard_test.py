@@ -58,6 +58,12 @@ class RulesTest(unittest.TestCase):
             done = promtool("check", "rules", "--lint-fatal", path)
             self.assertEqual(done.returncode, 0, f"{path}: {done.stdout}{done.stderr}")
 
+    def test_the_ports_are_those_of_the_start_script(self):
+        script = (REPO / "deploy/start_serving.sh").read_text()
+        ports = [re.search(rf"{name}:-(\d+)", script)[1] for name in ("[={]PORT", "WORKER_METRICS_PORT", "CACHE_METRICS_PORT")]
+        jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+        self.assertEqual([job["static_configs"][0]["targets"] for job in jobs], [[f"127.0.0.1:{p}"] for p in ports])
+
     def test_alerts_fire_and_stay_quiet(self):
         done = promtool("test", "rules", PROMETHEUS / "alerts_test.yml")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

@@ -109,7 +109,8 @@ class PrometheusTest(ClusterTest):
         cls.expect(status, 200)
         cls.expect(cls.client.call("POST", PATH, {"prompt": 1})[0], 400)
         cls.expect(Client(f"http://{cls.lonely.address}").call("POST", PATH, {"prompt": "x"})[0], 503)
-        cls.expect(cls.send_in_haste(), 429 if part else 504)
+        # The first one is too slow for its gateway, the next ones are too many for their key.
+        cls.expect(cls.send_in_haste(), 504, 429 if part else 504)
         cls.expect(cls.send_in_haste(), 429)
         cls.crowd_the_queue(part)
 
@@ -145,8 +146,8 @@ class PrometheusTest(ClusterTest):
             raise AssertionError(f"{MOST_AT_ONCE} requests at once, and none was refused")
 
     @staticmethod
-    def expect(status, right):
-        if status != right:
+    def expect(status, *right):
+        if status not in right:
             raise AssertionError(f"HTTP status {status}, not {right}")
 
     @classmethod
