@@ -18,6 +18,7 @@
 #include "gateway/openai/api.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/router/worker_client.h"
+#include "gateway/router/worker_names.h"
 #include "gateway/router/worker_pool.h"
 #include "gateway/settings.h"
 #include "gateway/text/model_text.h"
@@ -27,6 +28,7 @@
 namespace tessera {
 namespace {
 
+// Of the names' addresses, then of the workers.
 constexpr absl::Duration kFirstAnswers = absl::Seconds(2);
 
 std::vector<std::unique_ptr<WorkerClient>> Connect(const std::vector<std::string>& addresses) {
@@ -43,6 +45,10 @@ absl::StatusOr<std::unique_ptr<CacheCalls>> ConnectCache(const CacheCallsOptions
 
 void ServeUntilStopped(const GatewaySettings& settings, http::Server& server, WorkerPool& workers) {
   workers.Start();
+  WorkerNames names(settings.workers, FindAddresses,
+                    [&](const std::vector<std::string>& found) { workers.SetAddresses(found); });
+  names.Start();
+  names.AwaitFirstLookup(kFirstAnswers);
   // Whoever waits for the line below may ask at once: let workers that are up be known by then.
   workers.AwaitFirstAnswers(kFirstAnswers);
   LOG(INFO) << "event=ready listen=" << server.address()

@@ -36,7 +36,7 @@ class WorkerCall {
   virtual void Cancel() = 0;
 };
 
-// Thread-safe. Must outlive its calls.
+// Thread-safe. Must live until the last callback of each of its calls.
 class WorkerClient {
  public:
   using ModelCallback = std::function<void(absl::StatusOr<worker::v1::GetModelResponse>)>;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "base/status_macros.h"
 #include "gateway/router/routed_call.h"
@@ -43,11 +44,55 @@ void WorkerPool::Start() {
   poller_ = std::thread([this] { PollLoop(); });
 }
 
+void WorkerPool::SetAddresses(const std::vector<std::string>& addresses) {
+  absl::flat_hash_set<std::string> wanted(addresses.begin(), addresses.end());
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    SetNamed(i, wanted.erase(workers_[i].client->address()) == 1);
+  }
+  for (const std::string& address : addresses) {
+    if (wanted.erase(address) == 0) continue;
+    const std::optional<size_t> place = FreePlace();
+    if (!place) {
+      LOG_EVERY_N(ERROR, 100) << "event=too_many_workers worker=" << address << " max=" << options_.max_workers;
+      continue;
+    }
+    affinity_.ForgetWorker(*place);
+    workers_[*place] = Worker();
+    workers_[*place].client = ConnectWorker(address);
+    LOG(INFO) << "event=worker_named worker=" << address;
+  }
+  poll_soon_ = true;
+}
+
+std::optional<size_t> WorkerPool::FreePlace() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const Worker& worker = workers_[i];
+    const bool known = worker.in_flight > 0 || worker.poll != nullptr || worker.watch != nullptr;
+    if (!worker.named && !known) return i;
+  }
+  if (workers_.size() >= options_.max_workers) return std::nullopt;
+  workers_.emplace_back();
+  return workers_.size() - 1;
+}
+
+void WorkerPool::SetNamed(size_t index, bool named) {
+  Worker& worker = workers_[index];
+  if (worker.named == named) return;
+  worker.named = named;
+  // What it said before it left is no promise for when it comes back.
+  worker.model.reset();
+  worker.next_poll = absl::Now();
+  if (!named && worker.watch != nullptr) worker.watch->Cancel();
+  LOG(INFO) << "event=" << (named ? "worker_named" : "worker_unnamed")
+            << " worker=" << worker.client->address() << " in_flight=" << worker.in_flight;
+}
+
 void WorkerPool::AwaitFirstAnswers(absl::Duration timeout) const {
   absl::MutexLock lock(&mutex_);
   auto all = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return std::all_of(workers_.begin(), workers_.end(),
-                       [](const Worker& worker) { return worker.polled; });
+                       [](const Worker& worker) { return worker.polled || !worker.named; });
   };
   mutex_.AwaitWithTimeout(absl::Condition(&all), timeout);
 }
@@ -63,6 +108,7 @@ std::vector<WorkerState> WorkerPool::States() const {
   absl::MutexLock lock(&mutex_);
   std::vector<WorkerState> states;
   for (const Worker& worker : workers_) {
+    if (!worker.named) continue;
     WorkerState& state = states.emplace_back();
     state.address = worker.client->address();
     state.in_flight = worker.in_flight;
@@ -108,7 +154,7 @@ absl::Status WorkerPool::StartFirst(RoutedCall* call) {
 
 const v1::GetModelResponse* WorkerPool::FirstModel() const {
   for (const Worker& worker : workers_) {
-    if (worker.model) return &*worker.model;
+    if (worker.named && worker.model) return &*worker.model;
   }
   return nullptr;
 }
@@ -118,7 +164,9 @@ std::vector<size_t> WorkerPool::Serving() const {
   const v1::GetModelResponse* const first = FirstModel();
   for (size_t i = 0; first != nullptr && i < workers_.size(); ++i) {
     const Worker& worker = workers_[i];
-    if (worker.model && worker.model->name() == first->name()) indices.push_back(i);
+    if (worker.named && worker.model && worker.model->name() == first->name()) {
+      indices.push_back(i);
+    }
   }
   return indices;
 }
@@ -152,7 +200,8 @@ std::vector<RankedWorker> WorkerPool::Candidates(std::vector<ChunkVote> chunks) 
 WorkerClient* WorkerPool::Reserve(const RankedWorker& choice, bool is_retry) {
   absl::MutexLock lock(&mutex_);
   Worker& worker = workers_[choice.index];
-  if (!worker.model || worker.in_flight >= options_.max_in_flight) return nullptr;
+  if (!worker.named || !worker.model) return nullptr;
+  if (worker.in_flight >= options_.max_in_flight) return nullptr;
   ++worker.in_flight;
   if (is_retry) {
     ++totals_.retries;
@@ -207,6 +256,7 @@ void WorkerPool::PollLoop() {
     absl::Time next = now + options_.poll_up;
     for (size_t i = 0; i < workers_.size(); ++i) {
       if (workers_[i].poll != nullptr) continue;
+      if (!workers_[i].named && workers_[i].in_flight == 0) continue;
       if (workers_[i].next_poll <= now) {
         StartPoll(i);
       } else {
@@ -268,7 +318,8 @@ void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
 // Polls pace it: a watch that ended is begun again when the worker next says what it serves.
 void WorkerPool::StartWatch(size_t index) {
   Worker& worker = workers_[index];
-  if (stopping_ || worker.watch != nullptr || worker.never_tells) return;
+  if (stopping_ || !worker.named) return;
+  if (worker.watch != nullptr || worker.never_tells) return;
   if (options_.affinity_chunks == 0) return;
   worker.watch = worker.client->WatchChunks(
       [this, index](const v1::ChunkChanges& changes) { OnChunkChanges(index, changes); },

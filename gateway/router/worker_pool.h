@@ -24,6 +24,8 @@
 namespace tessera {
 
 struct WorkerPoolOptions {
+  // Workers that are known at a time, those that left with requests running included.
+  size_t max_workers = 1024;
   // Requests that run on one worker at a time; past it on all workers, RESOURCE_EXHAUSTED.
   size_t max_in_flight = 1024;
   // A worker this many requests busier than the idlest is no longer preferred for its chunks.
@@ -94,6 +96,12 @@ class WorkerPool {
   // Starts asking. Call once.
   void Start();
 
+  // From now on these are the workers, "host:port", an address given twice being one. Those that
+  // were known before go on as they are. One that is no longer named gets no new request, and is
+  // asked on only while a request runs there. What max_workers leaves no room for is logged and
+  // left out; said again, it may find some.
+  void SetAddresses(const std::vector<std::string>& addresses);
+
   // Waits until every worker has answered or failed once, for `timeout` at most.
   void AwaitFirstAnswers(absl::Duration timeout) const;
 
@@ -102,7 +110,8 @@ class WorkerPool {
   // What the ready workers serve; nothing while none is ready.
   std::optional<worker::v1::GetModelResponse> Model() const;
 
-  // In the order they were given.
+  // Of the workers that are named now: in the order they were given, until one takes another's
+  // place.
   std::vector<WorkerState> States() const;
   RoutingTotals Totals() const;
 
@@ -134,8 +143,11 @@ class WorkerPool {
     bool abandoned = false;  // the pool cancelled it
   };
 
+  // A worker keeps its number. One that is no longer named leaves its place to another when
+  // nothing that knows the number runs any more.
   struct Worker {
     std::unique_ptr<WorkerClient> client;
+    bool named = true;                                  // false: it gets no new request
     std::optional<worker::v1::GetModelResponse> model;  // absent: not ready
     std::string instance_id;                            // of the last answer
     size_t in_flight = 0;
@@ -159,6 +171,10 @@ class WorkerPool {
   // Those, best first, by worker number. `chunks` come without holders.
   std::vector<RankedWorker> Candidates(std::vector<ChunkVote> chunks) const
       ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // The number for a worker that was not known; nothing when there is no room.
+  std::optional<size_t> FreePlace() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetNamed(size_t index, bool named) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // One attempt, from here to Release. Null when the worker has no room or is not ready any more.
   WorkerClient* Reserve(const RankedWorker& worker, bool is_retry) ABSL_LOCKS_EXCLUDED(mutex_);
