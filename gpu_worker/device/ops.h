@@ -12,6 +12,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
+#include "gpu_worker/device/logits_summary.h"
 #include "gpu_worker/device/memory.h"
 #include "gpu_worker/device/tensor.h"
 
@@ -303,6 +304,11 @@ class Ops {
   // matrices keep the rounded values, so that what is attended to now is what will be read from the
   // cache later.
   virtual void RoundToSlice(Matrix k, Matrix v, Bf16* slice_k, Bf16* slice_v) = 0;
+
+  // out.Of(r): the summary of row r of logits, with masses at temperatures[r], which is above 0. A
+  // row's are the same bits whatever other rows there are.
+  virtual void SummarizeLogits(Matrix logits, const float* temperatures,
+                               const LogitsSummaries& out) = 0;
 };
 
 // CPU ops over `threads` threads (0: one per core).

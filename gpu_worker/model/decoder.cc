@@ -45,8 +45,10 @@ Decoder::Decoder(ModelConfig config, Weights weights, int64_t max_len, Ops* ops)
 
 // What a decode step of so many rows reads and gives, in memory that stays: it can be replayed.
 struct Decoder::PooledStep {
+  explicit PooledStep(StepLogits logits) : logits(std::move(logits)) {}
+
   Indices ids, positions, tables;
-  Activations logits;
+  StepLogits logits;
   std::unique_ptr<Recording> recording;
 };
 
@@ -133,12 +135,6 @@ void Decoder::WriteLogits(Matrix h, bool by_row, Matrix logits) const {
   MatMul(x, weights_.head, /*accumulate=*/false, by_row, logits);
 }
 
-Activations Decoder::LogitsOf(Matrix h, bool by_row) const {
-  const Activations logits(memory(), DType::kF32, h.rows, config_.vocab);
-  WriteLogits(h, by_row, logits);
-  return logits;
-}
-
 Activations Decoder::ToHost(Activations x) const {
   if (memory().is_host()) return x;
   const Activations host = Activations::ForCopies(memory(), x->rows, x->cols);
@@ -146,7 +142,11 @@ Activations Decoder::ToHost(Activations x) const {
   return host;
 }
 
-Activations Decoder::Logits(Matrix h) const { return ToHost(LogitsOf(h, /*by_row=*/false)); }
+Activations Decoder::Logits(Matrix h) const {
+  const Activations logits(memory(), DType::kF32, h.rows, config_.vocab);
+  WriteLogits(h, /*by_row=*/false, logits);
+  return ToHost(logits);
+}
 
 Activations Decoder::LastRow(Matrix h) const {
   const Activations last(memory(), h.dtype, 1, h.cols);
@@ -183,24 +183,30 @@ absl::StatusOr<Activations> Decoder::Extend(const KvMemory& kv, absl::Span<const
   return RunSteps(Extending(kv, ids, first, std::move(on_rows)), cancelled);
 }
 
-Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
+StepLogits Decoder::Decode(absl::Span<const DecodeRow> rows) const {
   for (const DecodeRow& row : rows) CHECK_LT(row.position, row.kv->capacity());
   const KvPool* const pool = rows[0].kv->pool();
   const bool is_pooled =
       pool != nullptr && std::all_of(rows.begin(), rows.end(),
                                      [&](const DecodeRow& row) { return row.kv->pool() == pool; });
-  const Activations logits = is_pooled ? DecodePooled(rows, *pool) : DecodeSingly(rows);
+  return is_pooled ? DecodePooled(rows, *pool) : DecodeSingly(rows);
+}
+
+namespace {
+
+std::vector<int32_t> WantedOf(absl::Span<const DecodeRow> rows) {
   std::vector<int32_t> wanted;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].wants_logits) wanted.push_back(static_cast<int32_t>(r));
   }
-  if (wanted.size() == rows.size()) return ToHost(logits);
-  const Activations shown(memory(), DType::kF32, static_cast<int64_t>(wanted.size()), logits->cols);
-  ops_->GatherRows(logits, wanted, shown);
-  return ToHost(shown);
+  return wanted;
 }
 
-namespace {
+std::vector<float> TemperaturesOf(absl::Span<const DecodeRow> rows) {
+  std::vector<float> temperatures;
+  for (const DecodeRow& row : rows) temperatures.push_back(row.temperature);
+  return temperatures;
+}
 
 std::vector<int32_t> IdsOf(absl::Span<const DecodeRow> rows) {
   std::vector<int32_t> ids;
@@ -236,20 +242,33 @@ size_t TableWidth(absl::Span<const DecodeRow> rows) {
 
 }  // namespace
 
-Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const {
+DecodedLogits Decoder::DecodeToSample(absl::Span<const DecodeRow> rows) const {
+  return DecodedLogits(Decode(rows), WantedOf(rows));
+}
+
+Activations Decoder::DecodeRows(absl::Span<const DecodeRow> rows) const {
+  const Activations logits = Decode(rows).logits();
+  const std::vector<int32_t> wanted = WantedOf(rows);
+  if (wanted.size() == rows.size()) return ToHost(logits);
+  const Activations shown(memory(), DType::kF32, static_cast<int64_t>(wanted.size()), logits->cols);
+  ops_->GatherRows(logits, wanted, shown);
+  return ToHost(shown);
+}
+
+StepLogits Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const {
   const size_t width = TableWidth(rows);
   if (pooled_steps_.size() == kMostPooledSteps && !pooled_steps_.contains({rows.size(), width})) {
     pooled_steps_.clear();
   }
   std::unique_ptr<PooledStep>& step = pooled_steps_[{rows.size(), width}];
   if (step == nullptr) {
-    step = std::make_unique<PooledStep>();
-    step->logits =
-        Activations(memory(), DType::kF32, static_cast<int64_t>(rows.size()), config_.vocab);
+    step = std::make_unique<PooledStep>(
+        StepLogits(memory(), static_cast<int64_t>(rows.size()), config_.vocab));
   }
   step->ids.Set(memory(), IdsOf(rows));
   step->positions.Set(memory(), PositionsOf(rows));
   step->tables.Set(memory(), TablesOf(rows, width));
+  step->logits.SetTemperatures(TemperaturesOf(rows));
   ops_->Repeat(&step->recording, [&] {
     const TablesView tables{step->tables, static_cast<int64_t>(width)};
     const Activations h(memory(), DType::kF32, step->ids.size(), config_.hidden);
@@ -263,12 +282,13 @@ Activations Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool
       ops_->AttendRows(fresh.q, step->positions, tables, in_layer, attention);
       FinishRows(layer, attention, h, /*by_row=*/true);
     }
-    WriteLogits(h, /*by_row=*/true, step->logits);
+    WriteLogits(h, /*by_row=*/true, step->logits.logits());
+    step->logits.Summarize(*ops_);
   });
   return step->logits;
 }
 
-Activations Decoder::DecodeSingly(absl::Span<const DecodeRow> rows) const {
+StepLogits Decoder::DecodeSingly(absl::Span<const DecodeRow> rows) const {
   const std::vector<int32_t> positions = PositionsOf(rows);
   const Activations h(memory(), DType::kF32, static_cast<int64_t>(rows.size()), config_.hidden);
   ops_->Embed(weights_.embedding, IdsOf(rows), h);
@@ -284,7 +304,11 @@ Activations Decoder::DecodeSingly(absl::Span<const DecodeRow> rows) const {
     }
     FinishRows(layer, attention, h, /*by_row=*/true);
   }
-  return LogitsOf(h, /*by_row=*/true);
+  StepLogits logits(memory(), h->rows, config_.vocab);
+  logits.SetTemperatures(TemperaturesOf(rows));
+  WriteLogits(h, /*by_row=*/true, logits.logits());
+  logits.Summarize(*ops_);
+  return logits;
 }
 
 }  // namespace tessera

@@ -20,6 +20,7 @@
 #include "gpu_worker/model/config.h"
 #include "gpu_worker/model/kv_memory.h"
 #include "gpu_worker/model/rope_table.h"
+#include "gpu_worker/model/step_logits.h"
 #include "gpu_worker/model/weights.h"
 
 namespace tessera {
@@ -37,6 +38,7 @@ struct DecodeRow {
   uint32_t id = 0;
   int64_t position = 0;
   bool wants_logits = true;
+  float temperature = 0;  // of who samples from it
 };
 
 // Not thread-safe: it issues work to `ops`, which must outlive it.
@@ -109,10 +111,13 @@ class Decoder {
                                      int64_t first, const std::atomic<bool>& cancelled,
                                      OnRows on_rows = nullptr) const;
 
-  // One decode step of many requests: writes each row's K and V to its memory and returns the
-  // logits [rows that want them][vocab], in the program's own memory. A row's are the same bits
-  // whatever other rows there are.
+  // One decode step of many requests: writes each row's K and V to its memory and gives the logits
+  // of the rows that want them, which stay where they are. A row's are the same bits whatever other
+  // rows there are.
   // Several rows of one memory must stand in the order of their positions.
+  DecodedLogits DecodeToSample(absl::Span<const DecodeRow> rows) const;
+
+  // The same; gives all logits [rows that want them][vocab], in the program's own memory.
   Activations DecodeRows(absl::Span<const DecodeRow> rows) const;
 
  private:
@@ -125,11 +130,11 @@ class Decoder {
   Qkv ProjectRows(int64_t layer, Matrix h, bool by_row) const;
   void FinishRows(int64_t layer, Matrix attention, Matrix h, bool by_row) const;
   void WriteLogits(Matrix h, bool by_row, Matrix logits) const;
-  Activations LogitsOf(Matrix h, bool by_row) const;
   void MatMul(Matrix x, const Weight& w, bool accumulate, bool by_row, Matrix out) const;
+  StepLogits Decode(absl::Span<const DecodeRow> rows) const;
   // Of rows whose memory is in one pool; and of any, one after the other.
-  Activations DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const;
-  Activations DecodeSingly(absl::Span<const DecodeRow> rows) const;
+  StepLogits DecodePooled(absl::Span<const DecodeRow> rows, const KvPool& pool) const;
+  StepLogits DecodeSingly(absl::Span<const DecodeRow> rows) const;
 
   const ModelConfig config_;
   const Weights weights_;

@@ -235,7 +235,7 @@ void Engine::Decode(const std::vector<uint64_t>& ids) {
   }
   if (rows.empty()) return;
   try {
-    const Activations logits = decoder_.DecodeRows(rows);
+    const DecodedLogits logits = decoder_.DecodeToSample(rows);
     int64_t row = 0;
     for (GenerationRun* generation : decoded) generation->Advance(logits, &row);
   } catch (const std::bad_alloc&) {

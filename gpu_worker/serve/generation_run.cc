@@ -133,12 +133,12 @@ void GenerationRun::BeginAnswers() {
     answers_.push_back(
         {next_answer_, Sampler(params, generation_->prompt.segments), {}, 0, KvMemory()});
     ++next_answer_;
-    if (!Sample(prompt_logits_, answers_.back())) answers_.pop_back();
+    if (!Sample(LogitsRow(prompt_logits_), answers_.back())) answers_.pop_back();
   }
   if (answers_.empty() && !ended_) End(absl::OkStatus());
 }
 
-bool GenerationRun::Sample(absl::Span<const float> logits, Answer& answer) {
+bool GenerationRun::Sample(const LogitsRow& logits, Answer& answer) {
   const SampledToken token = answer.sampler.Next(logits);
   answer.tokens.push_back(token.id);
   ++tokens_;
@@ -189,20 +189,21 @@ bool GenerationRun::AddRows(std::vector<DecodeRow>* rows) {
   for (const Answer& answer : answers_) {
     const auto last = static_cast<int64_t>(answer.tokens.size()) - 1;
     for (int64_t i = answer.in_kv; i < answer.in_kv + RowsOf(answer); ++i) {
-      rows->push_back({&answer.kv, answer.tokens[i], prompt_tokens_ + i, i == last});
+      rows->push_back({&answer.kv, answer.tokens[i], prompt_tokens_ + i, i == last,
+                       generation_->sampling.temperature});
     }
   }
   return true;
 }
 
-void GenerationRun::Advance(Matrix logits, int64_t* row) {
+void GenerationRun::Advance(const DecodedLogits& logits, int64_t* row) {
   for (auto answer = answers_.begin(); answer != answers_.end();) {
     answer->in_kv += RowsOf(*answer);
     if (answer->in_kv < static_cast<int64_t>(answer->tokens.size())) {
       ++answer;
       continue;
     }
-    const auto of_answer = absl::MakeConstSpan(logits.Row((*row)++), logits.cols);
+    const LogitsRow of_answer = logits.Row((*row)++);
     const bool goes_on = ended_ || Sample(of_answer, *answer);
     answer = goes_on ? std::next(answer) : answers_.erase(answer);
     EndIfUnwanted();

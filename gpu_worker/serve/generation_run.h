@@ -74,7 +74,7 @@ class GenerationRun {
   // Adds these rows. False: there are too few blocks; nothing was added.
   bool AddRows(std::vector<DecodeRow>* rows);
   // Takes the logits of its rows that want them, from row *row on, and moves *row behind them.
-  void Advance(Matrix logits, int64_t* row);
+  void Advance(const DecodedLogits& logits, int64_t* row);
 
   // Blocks that Preempt gives back.
   int64_t BlocksHeld() const;
@@ -99,7 +99,7 @@ class GenerationRun {
   // Begins as many answers as may decode at a time, from the prompt's logits.
   void BeginAnswers();
   // Samples one token; true: the answer goes on.
-  bool Sample(absl::Span<const float> logits, Answer& answer);
+  bool Sample(const LogitsRow& logits, Answer& answer);
   int64_t RowsOf(const Answer& answer) const;
   bool MakeRoomFor(Answer& answer);
   bool Grow(int64_t slots, KvMemory& kv);

@@ -37,8 +37,7 @@ uint32_t Sampler::Choose(absl::Span<const float> logits) {
 }
 
 absl::Span<const float> Sampler::Adjust(absl::Span<const float> logits) {
-  const bool masks = drawn_ < params_.min_tokens && !params_.masked_tokens.empty();
-  if (params_.logit_bias.empty() && seen_.empty() && !masks) return logits;
+  if (params_.logit_bias.empty() && seen_.empty() && !masks()) return logits;
   adjusted_.assign(logits.begin(), logits.end());
   for (const auto& [id, bias] : params_.logit_bias) {
     CHECK_LT(id, adjusted_.size());
@@ -51,7 +50,7 @@ absl::Span<const float> Sampler::Adjust(absl::Span<const float> logits) {
     x -= params_.frequency_penalty * static_cast<float>(times);
     if (times > 0) x -= params_.presence_penalty;
   }
-  if (masks) {
+  if (masks()) {
     for (uint32_t id : params_.masked_tokens) {
       if (id >= adjusted_.size()) continue;  // some models name end tokens that they do not have
       adjusted_[id] = -std::numeric_limits<float>::infinity();
@@ -67,13 +66,16 @@ double Sampler::WeightOf(float logit, float top) const {
 uint32_t Sampler::Draw(absl::Span<const float> logits) {
   const float top = *std::max_element(logits.begin(), logits.end());
   if (std::isinf(top)) return 0;  // all are masked
-  const bool all = params_.top_k == 0 && params_.top_p >= 1 && params_.min_p <= 0;
-  if (all) {
-    weights_.resize(logits.size());
-    for (size_t id = 0; id < logits.size(); ++id) weights_[id] = WeightOf(logits[id], top);
-  } else {
+  if (!keeps_all()) {
     Truncate(logits, top);
+    return ids_.empty() ? 0 : ids_[DrawByWeight()];  // empty: NaN stands first
   }
+  weights_.resize(logits.size());
+  for (size_t id = 0; id < logits.size(); ++id) weights_[id] = WeightOf(logits[id], top);
+  return static_cast<uint32_t>(DrawByWeight());
+}
+
+size_t Sampler::DrawByWeight() {
   double target = Uniform() * std::accumulate(weights_.begin(), weights_.end(), 0.0);
   size_t chosen = 0;
   for (size_t i = 0; i < weights_.size(); ++i) {
@@ -82,7 +84,7 @@ uint32_t Sampler::Draw(absl::Span<const float> logits) {
     target -= weights_[i];
     if (target < 0) break;
   }
-  return all ? static_cast<uint32_t>(chosen) : ids_[chosen];
+  return chosen;
 }
 
 void Sampler::Truncate(absl::Span<const float> logits, float top) {
@@ -105,22 +107,30 @@ void Sampler::Truncate(absl::Span<const float> logits, float top) {
     }
     std::make_heap(candidates.begin(), candidates.end(), less_likely);
   }
-  ids_.clear();
-  weights_.clear();
-  double reached = 0;
+  KeepNone();
   for (size_t left = candidates.size(); left > 0; --left) {
     uint32_t id = candidates[ids_.size()];
     if (params_.top_k == 0) {
       std::pop_heap(candidates.begin(), candidates.begin() + left, less_likely);
       id = candidates[left - 1];
     }
-    const double weight = WeightOf(logits[id], top);
-    const bool complete = params_.top_p < 1 && reached >= params_.top_p * mass;
-    if (!ids_.empty() && (complete || weight < params_.min_p)) break;
-    ids_.push_back(id);
-    weights_.push_back(weight);
-    reached += weight;
+    if (!Keep(id, WeightOf(logits[id], top), mass)) break;
   }
+}
+
+void Sampler::KeepNone() {
+  ids_.clear();
+  weights_.clear();
+  reached_ = 0;
+}
+
+bool Sampler::Keep(uint32_t id, double weight, double mass) {
+  const bool complete = params_.top_p < 1 && reached_ >= params_.top_p * mass;
+  if (!ids_.empty() && (complete || weight < params_.min_p)) return false;
+  ids_.push_back(id);
+  weights_.push_back(weight);
+  reached_ += weight;
+  return true;
 }
 
 }  // namespace tessera

@@ -21,12 +21,14 @@
 #define TESSERA_GPU_WORKER_SERVE_SAMPLER_H_
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
+#include "gpu_worker/model/step_logits.h"
 #include "gpu_worker/serve/logprobs.h"
 
 namespace tessera {
@@ -55,6 +57,11 @@ struct SampledToken {
   std::vector<TokenLogprob> top;  // top_logprobs of them, likeliest first
 };
 
+struct TokenLogit {
+  uint32_t id = 0;
+  float logit = 0;
+};
+
 // One per answer: the n-th token depends on the seed and on what was drawn before, never on other
 // requests. Not thread-safe.
 class Sampler {
@@ -66,19 +73,38 @@ class Sampler {
   // The first params.forced.size() tokens are those, and take nothing from the seed. Otherwise
   // equal logits go to the lower id. The row is read a few times and never sorted as a whole.
   SampledToken Next(absl::Span<const float> logits);
+  // The same token of a row that may lie on a device: what its summary says is read alone where
+  // that proves which token it is, and the whole row otherwise. Logprobs differ in their last bits.
+  SampledToken Next(const LogitsRow& row);
 
  private:
   bool penalizes_answer() const;
   uint32_t Choose(absl::Span<const float> logits);
+  // Whether step 3 has something to do.
+  bool masks() const { return drawn_ < params_.min_tokens && !params_.masked_tokens.empty(); }
+  // Whether all tokens stay after steps 5 to 7.
+  bool keeps_all() const { return params_.top_k == 0 && params_.top_p >= 1 && params_.min_p <= 0; }
   // Steps 1 to 3; the row itself when there is nothing to do.
   absl::Span<const float> Adjust(absl::Span<const float> logits);
   uint32_t Draw(absl::Span<const float> logits);
   // The tokens that stay after steps 5 to 7 and their weights, likeliest first.
   void Truncate(absl::Span<const float> logits, float top);
+  // The next likeliest token stays; false: it does not, nor does any after it. mass: that top_p is
+  // a share of.
+  bool Keep(uint32_t id, double weight, double mass);
+  void KeepNone();
+  // Draws one of weights_: which.
+  size_t DrawByWeight();
   double WeightOf(float logit, float top) const;
   // A number in [0, 1) made from 53 bits: the same on every machine, as the standard's
   // distributions are not.
   double Uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
+
+  // With a summary (sampler_summary.cc); none: it does not say, and nothing has changed.
+  std::optional<SampledToken> NextOfSummary(const LogitsRow& row);
+  std::optional<TokenLogit> ChooseOfSummary(const LogitsRow& row);
+  std::optional<TokenLogit> DrawFromSegments(const LogitsRow& row);
+  bool TruncateSummary(const LogitsSummary& summary);
 
   const SamplingParams params_;
   std::mt19937_64 random_;
@@ -89,6 +115,7 @@ class Sampler {
   std::vector<float> adjusted_;
   std::vector<uint32_t> ids_;
   std::vector<double> weights_;
+  double reached_ = 0;  // together, after Keep
 };
 
 }  // namespace tessera

@@ -143,7 +143,7 @@ class Bench {
       std::vector<DecodeRow> rows;
       for (const KvMemory& kv : memories) rows.push_back({&kv, 100, context + step});
       const absl::Time start = absl::Now();
-      decoder_->DecodeRows(rows);
+      decoder_->DecodeToSample(rows);
       if (step >= 3) seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
     }
     const double weights = 2.0 * (ProductNumbers(model) * model.layers +

@@ -61,7 +61,10 @@ class FarMemory final : public DeviceMemory {
   }
 
   void Upload(const void* from, size_t bytes, void* to) override { std::memcpy(to, from, bytes); }
-  void Download(const void* from, size_t bytes, void* to) override { std::memcpy(to, from, bytes); }
+  void Download(const void* from, size_t bytes, void* to) override {
+    std::memcpy(to, from, bytes);
+    downloaded_bytes_ += bytes;
+  }
   void Copy(const void* from, size_t from_pitch, void* to, size_t to_pitch, size_t bytes,
             int64_t rows) override {
     HostMemory().Copy(from, from_pitch, to, to_pitch, bytes, rows);
@@ -84,6 +87,8 @@ class FarMemory final : public DeviceMemory {
   void Synchronize() override {}
   void Pace() override {}
 
+  // What came back.
+  size_t downloaded_bytes() const { return downloaded_bytes_; }
   // Copies begun beside the work; those from memory that no real device would copy from fast.
   int copies() const {
     const absl::MutexLock lock(&mutex_);
@@ -153,6 +158,7 @@ class FarMemory final : public DeviceMemory {
   static constexpr std::align_val_t kAlignment{64};
 
   std::atomic<size_t> largest_ = std::numeric_limits<size_t>::max();
+  std::atomic<size_t> downloaded_bytes_ = 0;
   mutable absl::Mutex mutex_;
   Blocks sizes_ ABSL_GUARDED_BY(mutex_);
   Blocks host_ ABSL_GUARDED_BY(mutex_);
@@ -219,6 +225,10 @@ class FarOps final : public Ops {
   }
   void RoundToSlice(Matrix k, Matrix v, Bf16* slice_k, Bf16* slice_v) override {
     cpu_->RoundToSlice(Rows(k), Rows(v), slice_k, slice_v);
+  }
+  void SummarizeLogits(Matrix logits, const float* temperatures,
+                       const LogitsSummaries& out) override {
+    cpu_->SummarizeLogits(In(logits), temperatures, out);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "glog/logging.h"
 #include "gpu_worker/device/cpu/attention.h"
 #include "gpu_worker/device/cpu/correction.h"
+#include "gpu_worker/device/cpu/logits_summary.h"
 #include "gpu_worker/device/cpu/matmul.h"
 #include "gpu_worker/device/cpu/parallel.h"
 #include "gpu_worker/device/cpu/rope.h"
@@ -155,6 +156,11 @@ class CpuOps final : public Ops {
     };
     round(k, slice_k);
     round(v, slice_v);
+  }
+
+  void SummarizeLogits(Matrix logits, const float* temperatures,
+                       const LogitsSummaries& out) override {
+    SummarizeLogitsOnCpu(parallel_, logits, temperatures, out);
   }
 
  private:

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -18,6 +17,8 @@
 #include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/gemm.h"
 #include "gpu_worker/device/cuda/gemm_few.h"
+#include "gpu_worker/device/cuda/graph_recording.h"
+#include "gpu_worker/device/cuda/logits_summary.h"
 #include "gpu_worker/device/cuda/place.h"
 #include "gpu_worker/device/cuda/prepared_correction.h"
 #include "gpu_worker/device/cuda/rows.h"
@@ -26,38 +27,6 @@
 namespace tessera {
 namespace cuda {
 namespace {
-
-// A step as a CUDA graph, with the memory that its kernels use.
-class GraphRecording final : public Recording {
- public:
-  explicit GraphRecording(CudaMemory* memory) : memory_(*memory) {}
-  ~GraphRecording() override {
-    if (graph_ != nullptr) {
-      memory_.Synchronize();
-      cudaGraphExecDestroy(graph_);
-    }
-    memory_.TakeBack(&kept_);
-  }
-
-  void Record(absl::FunctionRef<void()> work) {
-    memory_.BeginKeeping(&kept_);
-    const absl::Cleanup end = [this] { memory_.EndKeeping(); };  // also when there is no memory
-    work();  // once as it is: it allocates, and a kernel's first launch loads it
-    const cudaStream_t stream = memory_.stream();
-    cudaGraph_t graph = nullptr;
-    CUDA_OR_DIE("capture", cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    work();
-    CUDA_OR_DIE("capture", cudaStreamEndCapture(stream, &graph));
-    CUDA_OR_DIE("graph", cudaGraphInstantiate(&graph_, graph, 0));
-    CUDA_OR_DIE("graph", cudaGraphDestroy(graph));
-  }
-  void Replay() { CUDA_OR_DIE("graph launch", cudaGraphLaunch(graph_, memory_.stream())); }
-
- private:
-  CudaMemory& memory_;
-  FreeBlocks kept_;
-  cudaGraphExec_t graph_ = nullptr;
-};
 
 // Memory of one op: freed when its work has been issued.
 class Scratch {
@@ -310,6 +279,17 @@ class CudaOps final : public Ops {
   void RoundToSlice(Matrix k, Matrix v, Bf16* slice_k, Bf16* slice_v) override {
     cuda::RoundToSlice(Bf16Of(k), Bf16Of(v), reinterpret_cast<__nv_bfloat16*>(slice_k),
                        reinterpret_cast<__nv_bfloat16*>(slice_v), stream());
+  }
+
+  void SummarizeLogits(Matrix logits, const float* temperatures,
+                       const LogitsSummaries& out) override {
+    static_assert(kSegment == LogitsSummary::kSegment);
+    static_assert(kMostTopLogits >= LogitsSummary::kMostLikeliest);
+    CHECK_EQ(logits.rows, out.rows);
+    TopLogits(F32Of(logits), static_cast<int>(out.likeliest_per_row), out.likeliest, out.ids,
+              stream());
+    SegmentMasses(F32Of(logits), temperatures, out.tops, out.masses, out.masses_at_temperature,
+                  stream());
   }
 
  private:

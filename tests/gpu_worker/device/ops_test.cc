@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -268,6 +269,46 @@ TEST(OpsTest, DeviationIsTheSquaredDistance) {
     for (int64_t i = 0; i < 20; ++i)
       sum += std::pow(fresh.at(r, i) - ToFloat(cached[r * 20 + i]), 2);
     EXPECT_NEAR(deviation[r], sum, 1e-4);
+  }
+}
+
+TEST(OpsTest, SummariesAreOfTheWholeRow) {
+  const std::unique_ptr<Ops> ops = MakeCpuOps(2);
+  for (const int64_t vocab : {1, 255, 1024, 2050}) {
+    Numbers logits(3, vocab, 1);
+    std::fill_n(logits.view().Row(1), vocab, 2.0f);
+    std::fill_n(logits.view().Row(2), vocab, -std::numeric_limits<float>::infinity());
+    logits.view().Row(2)[vocab / 2] = 0;
+    const std::vector<float> temperatures = {0.5f, 1, 3};
+    std::vector<double> memory(LogitsSummaries(nullptr, 3, vocab).Bytes() / sizeof(double) + 1);
+    const LogitsSummaries summaries(memory.data(), 3, vocab);
+    ops->SummarizeLogits(logits.view(), temperatures.data(), summaries);
+    for (int64_t r = 0; r < 3; ++r) {
+      const float* const row = logits.view().Row(r);
+      const LogitsSummary summary = summaries.Of(r);
+      std::vector<int32_t> order(vocab);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t a, int32_t b) { return row[a] > row[b]; });
+      ASSERT_EQ(summary.ids.size(), std::min<size_t>(vocab, 256));
+      for (size_t i = 0; i < summary.ids.size(); ++i) {
+        EXPECT_EQ(summary.ids[i], order[i]);
+        EXPECT_EQ(summary.likeliest[i], row[order[i]]);
+      }
+      double sum = 0, want = 0, at_temperature = 0, want_at_temperature = 0;
+      for (int64_t i = 0; i < vocab; ++i) {
+        want += std::exp(double{row[i]});
+        want_at_temperature += std::exp(row[i] / double{temperatures[r]});
+      }
+      for (size_t s = 0; s < summary.tops.size(); ++s) {
+        if (std::isinf(summary.tops[s])) continue;
+        sum += summary.masses[s] * std::exp(double{summary.tops[s]});
+        at_temperature +=
+            summary.masses_at_temperature[s] * std::exp(summary.tops[s] / double{temperatures[r]});
+      }
+      EXPECT_NEAR(sum, want, 1e-12 * want);
+      EXPECT_NEAR(at_temperature, want_at_temperature, 1e-12 * want_at_temperature);
+    }
   }
 }
 

@@ -290,6 +290,37 @@ TEST_F(OpsPairTest, MatMulByRowOfARowAlone) {
   }
 }
 
+// What is listed is exact; masses are sums of doubles in another order.
+TEST_F(OpsPairTest, SummariesOfLogits) {
+  for (const int64_t vocab : {5, 1024, 32003, 151936}) {
+    for (const int64_t rows : {1, 33}) {
+      const Both logits(memory(), rows, vocab, Random(rows * vocab, 1), DType::kF32);
+      Floats temperatures(rows, 1.0f);
+      for (int64_t r = 0; r < rows; r += 2) temperatures[r] = 0.7f;
+      const Shared at(memory(), temperatures, DType::kF32);
+      const size_t bytes = LogitsSummaries(nullptr, rows, vocab).Bytes();
+      const std::shared_ptr<void> on_device = AllocateShared(memory(), bytes);
+      std::vector<double> want_memory(bytes / sizeof(double) + 1), got_memory(want_memory.size());
+      const LogitsSummaries want(want_memory.data(), rows, vocab);
+      const LogitsSummaries got(got_memory.data(), rows, vocab);
+      cpu().SummarizeLogits(logits.cpu(), at.CpuFloats(0, rows).data(), want);
+      cuda().SummarizeLogits(logits.cuda(), at.CudaFloats(0, rows).data(),
+                             LogitsSummaries(on_device.get(), rows, vocab));
+      memory().Download(on_device.get(), bytes, got_memory.data());
+      for (int64_t r = 0; r < rows; ++r) {
+        EXPECT_EQ(got.Of(r).ids, want.Of(r).ids) << "row " << r << " of " << vocab;
+        EXPECT_EQ(got.Of(r).likeliest, want.Of(r).likeliest);
+        EXPECT_EQ(got.Of(r).tops, want.Of(r).tops);
+        for (int64_t s = 0; s < want.segments_per_row; ++s) {
+          const double mass = want.Of(r).masses[s], scaled = want.Of(r).masses_at_temperature[s];
+          ASSERT_NEAR(got.Of(r).masses[s], mass, 1e-13 * mass);
+          ASSERT_NEAR(got.Of(r).masses_at_temperature[s], scaled, 1e-13 * scaled);
+        }
+      }
+    }
+  }
+}
+
 // q, k and v of one weight in memory, and apart.
 TEST_F(OpsPairTest, MatMulManySideBySideAndApart) {
   const std::vector<int64_t> outputs = {576, 192, 200};

@@ -1,9 +1,5 @@
-#include <algorithm>
-#include <bit>
-#include <cmath>
-
 #include "gpu_worker/device/cuda/check.h"
-#include "gpu_worker/device/cuda/top_k.h"
+#include "gpu_worker/device/cuda/logits_summary.h"
 
 namespace tessera::cuda {
 namespace {
@@ -145,97 +141,6 @@ __device__ void Sort(T* at, int n) {
   __syncthreads();
 }
 
-struct TopKTask {
-  const float* scores;
-  const int32_t* candidates;
-  int count, k;
-  int32_t* picked;
-  uint32_t* ranks;  // [count]
-  int32_t* sorted;  // [sorted_size], for candidates that do not ascend
-  int sorted_size;  // a power of two, at least k
-};
-
-// Which candidates are taken.
-struct TopKCut {
-  Cut rank;
-  Cut row;  // of ties in rank
-
-  __device__ bool Takes(const TopKTask& task, int i) const {
-    const uint32_t at = task.ranks[i];
-    if (rank.Below(at)) return true;
-    if (!rank.At(at)) return false;
-    if (!rank.ties) return true;
-    const uint32_t candidate = task.candidates[i];
-    return row.Below(candidate) || row.At(candidate);
-  }
-};
-
-// Writes the candidates that the cut takes, in their order; each warp has a segment of the list.
-__device__ void Collect(const TopKTask& task, const TopKCut& cut, int32_t* to) {
-  __shared__ int counts[kWarps];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int segment = (task.count + kThreads - 1) / kThreads * 32;
-  const int first = min(task.count, warp * segment), last = min(task.count, first + segment);
-  int count = 0;
-#pragma unroll 8
-  for (int i = first + lane; i < last; i += 32) count += cut.Takes(task, i) ? 1 : 0;
-  count = __reduce_add_sync(kAll, count);
-  if (lane == 0) counts[warp] = count;
-  __syncthreads();
-  int at = 0;
-  for (int w = 0; w < warp; ++w) at += counts[w];
-#pragma unroll 4
-  for (int i = first; i < last; i += 32) {
-    const bool mine = i + lane < last && cut.Takes(task, i + lane);
-    const unsigned all = __ballot_sync(kAll, mine);
-    if (mine) to[at + __popc(all & ((1u << lane) - 1))] = task.candidates[i + lane];
-    at += __popc(all);
-  }
-}
-
-__global__ void __launch_bounds__(kThreads, 1) TopKBlock(const __grid_constant__ TopKTask task) {
-  bool falls = false;
-  Range ranks, rows;
-#pragma unroll 8
-  for (int i = threadIdx.x; i < task.count; i += kThreads) {
-    const int row = task.candidates[i];
-    const uint32_t rank = Rank(task.scores[row]);
-    task.ranks[i] = rank;
-    ranks.See(rank);
-    rows.See(row);
-    falls |= i > 0 && task.candidates[i - 1] > row;
-  }
-  const bool ascend = __syncthreads_or(falls) == 0;
-  ranks.Join();
-  rows.Join();
-  TopKCut cut = {{~0u, 0, 0, false}, {0, 0, 0, false}};  // all of them
-  if (task.k < task.count) {
-    cut.rank = Select(task.k, ranks, [&](const auto& see) {
-#pragma unroll 8
-      for (int i = threadIdx.x; i < task.count; i += kThreads) see(task.ranks[i]);
-    });
-    if (cut.rank.ties) {
-      cut.row = Select(cut.rank.need, rows, [&](const auto& see) {
-#pragma unroll 4
-        for (int i = threadIdx.x; i < task.count; i += kThreads) {
-          if (task.ranks[i] == cut.rank.prefix) see(task.candidates[i]);
-        }
-      });
-    }
-  }
-  if (ascend) return Collect(task, cut, task.picked);
-  Collect(task, cut, task.sorted);
-  for (int i = task.k + threadIdx.x; i < task.sorted_size; i += kThreads) {
-    task.sorted[i] = INT32_MAX;
-  }
-  Sort(task.sorted, task.sorted_size);
-  for (int i = threadIdx.x; i < task.k; i += kThreads) task.picked[i] = task.sorted[i];
-}
-
-int SortedSize(int64_t k) {
-  return static_cast<int>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(k, 2))));
-}
-
 // Calls see(i, x) for each number of a row, 16 bytes at a time where they can be.
 template <typename See>
 __device__ void ForRow(const float* row, int n, const See& see) {
@@ -254,69 +159,6 @@ __device__ void ForRow(const float* row, int n, const See& see) {
   const int tail = head + vectors * 4 + threadIdx.x;
   if (tail < n) see(tail, row[tail]);
 }
-
-// The least of all threads' keys, for thread 0.
-__device__ uint64_t LeastOfBlock(uint64_t key) {
-  __shared__ uint64_t least[kWarps];
-  for (int step = 16; step > 0; step /= 2) key = min(key, __shfl_xor_sync(kAll, key, step));
-  if (threadIdx.x % 32 == 0) least[threadIdx.x / 32] = key;
-  __syncthreads();
-  key = least[threadIdx.x % 32];
-  for (int step = 16; step > 0; step /= 2) key = min(key, __shfl_xor_sync(kAll, key, step));
-  return key;
-}
-
-// A block for each row.
-__global__ void __launch_bounds__(kThreads) ArgMax(F32Rows logits, int32_t* ids, float* values) {
-  const float* row = logits.data + blockIdx.x * logits.stride;
-  float most = -INFINITY;
-  int id = 0;
-  // A thread's numbers come in ascending order: the first of equals stays.
-  ForRow(row, static_cast<int>(logits.cols), [&](int i, float x) {
-    if (x > most) {
-      most = x;
-      id = i;
-    }
-  });
-  const uint64_t least = LeastOfBlock(Key(Rank(most), id));
-  if (threadIdx.x != 0) return;
-  id = static_cast<int>(static_cast<uint32_t>(least));
-  ids[blockIdx.x] = id;
-  if (values != nullptr) values[blockIdx.x] = row[id];
-}
-
-// A sum of exp(x - most).
-struct SumExp {
-  float most = -INFINITY;
-  float sum = 0.0f;
-
-  __device__ void Add(SumExp other) {
-    const float top = fmaxf(most, other.most);
-    if (top == -INFINITY) return;
-    sum = sum * __expf(most - top) + other.sum * __expf(other.most - top);
-    most = top;
-  }
-  // Of all threads, in a fixed order.
-  __device__ float Log() {
-    __shared__ SumExp all[kWarps];
-    AddLanes();
-    if (threadIdx.x % 32 == 0) all[threadIdx.x / 32] = *this;
-    __syncthreads();
-    *this = all[threadIdx.x % 32];
-    AddLanes();
-    return most + logf(sum);
-  }
-
- private:
-  __device__ void AddLanes() {
-    for (int step = 16; step > 0; step /= 2) {
-      SumExp other;
-      other.most = __shfl_xor_sync(kAll, most, step);
-      other.sum = __shfl_xor_sync(kAll, sum, step);
-      Add(other);
-    }
-  }
-};
 
 // A rank that at least k of the row's numbers reach: the k-th best of the threads' own best, which
 // come from different places of the row.
@@ -360,29 +202,26 @@ __device__ void SelectRow(const float* row, int n, int k, uint64_t* best, int* f
 
 // A block for each row: lists the few numbers that may be among the best, and sorts these.
 __global__ void __launch_bounds__(kThreads)
-    TopOfRow(F32Rows logits, int k, float* values, int32_t* ids, float* log_sum_exp) {
+    TopOfRow(F32Rows logits, int k, float* values, int32_t* ids) {
   __shared__ uint64_t list[kListed];
   __shared__ int listed;
   const float* row = logits.data + blockIdx.x * logits.stride;
   const int n = static_cast<int>(logits.cols);
-  SumExp mine;
-  ForRow(row, n, [&](int, float x) { mine.most = fmaxf(mine.most, x); });
-  const uint32_t reach = n <= kListed ? 0xffffffffu : RankToReach(mine.most, k);
+  float most = -INFINITY;
+  ForRow(row, n, [&](int, float x) { most = fmaxf(most, x); });
+  const uint32_t reach = n <= kListed ? 0xffffffffu : RankToReach(most, k);
   if (threadIdx.x == 0) listed = 0;
   __syncthreads();
   // The order in the list does not matter: it is sorted, and no two keys are equal.
-  const float most = mine.most;
   ForRow(row, n, [&](int i, float x) {
-    mine.sum += most == -INFINITY ? 0.0f : __expf(x - most);
     const uint32_t rank = Rank(x);
     if (rank > reach) return;
     const int at = atomicAdd(&listed, 1);
     if (at < kListed) list[at] = Key(rank, i);
   });
-  const float log = mine.Log();
   __syncthreads();
   int count = listed;
-  if (count > kListed) {
+  if (count > kListed || count < k) {  // many equals, or NaNs, which reach no rank
     __syncthreads();
     if (threadIdx.x == 0) listed = 0;
     __syncthreads();
@@ -399,49 +238,79 @@ __global__ void __launch_bounds__(kThreads)
     ids[static_cast<int64_t>(blockIdx.x) * k + threadIdx.x] = static_cast<int32_t>(id);
     values[static_cast<int64_t>(blockIdx.x) * k + threadIdx.x] = row[id];
   }
-  if (threadIdx.x == 0) log_sum_exp[blockIdx.x] = log;
+}
+
+constexpr int kMassThreads = 256;
+constexpr int kMassWarps = kMassThreads / 32;
+
+// `join` of what all threads of a block have, in a fixed order.
+template <typename T, typename Join>
+__device__ T OfBlock(T mine, const Join& join) {
+  __shared__ T warps[kMassWarps];
+  for (int step = 16; step > 0; step /= 2) mine = join(mine, __shfl_xor_sync(kAll, mine, step));
+  __syncthreads();  // all have read what was there before
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = mine;
+  __syncthreads();
+  T all = warps[0];
+#pragma unroll
+  for (int i = 1; i < kMassWarps; ++i) all = join(all, warps[i]);
+  return all;
+}
+
+// A block for each segment of a row.
+__global__ void __launch_bounds__(kMassThreads)
+    MassOfSegment(F32Rows logits, const float* temperatures, float* tops, double* masses,
+                  double* masses_at_temperature) {
+  constexpr int kEach = kSegment / kMassThreads;
+  const int64_t first = int64_t{blockIdx.x} * kSegment;
+  const float* segment = logits.data + blockIdx.y * logits.stride + first;
+  const int n = static_cast<int>(min(int64_t{kSegment}, logits.cols - first));
+  float x[kEach], top = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int i = static_cast<int>(threadIdx.x) + j * kMassThreads;
+    x[j] = i < n ? segment[i] : -INFINITY;
+    top = fmaxf(top, x[j]);  // passes over a NaN, which the sums will be
+  }
+  top = OfBlock(top, [](float a, float b) { return fmaxf(a, b); });
+  const double temperature = temperatures[blockIdx.y];
+  double mass = 0, at_temperature = 0;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    if (x[j] == -INFINITY) continue;
+    const double below = static_cast<double>(x[j]) - top;
+    const double weight = exp(below);
+    mass += weight;
+    at_temperature += temperature == 1 ? weight : exp(below / temperature);
+  }
+  const auto add = [](double a, double b) { return a + b; };
+  mass = OfBlock(mass, add);
+  at_temperature = OfBlock(at_temperature, add);
+  if (threadIdx.x != 0) return;
+  const int64_t at = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
+  tops[at] = top;
+  masses[at] = mass;
+  masses_at_temperature[at] = at_temperature;
 }
 
 }  // namespace
 
-size_t TopKWorkspace(int64_t count, int64_t k) {
-  return static_cast<size_t>(count) * sizeof(uint32_t) + SortedSize(k) * sizeof(int32_t);
-}
-
-void TopK(const float* scores, const int32_t* candidates, int64_t count, int64_t k, int32_t* picked,
-          void* workspace, size_t workspace_bytes, cudaStream_t stream) {
-  if (k == 0) return;
-  if (k > count || count > INT32_MAX / 2 || workspace_bytes < TopKWorkspace(count, k)) {
-    DieOfCuda("top_k", cudaErrorInvalidValue);
-  }
-  TopKTask task = {};
-  task.scores = scores;
-  task.candidates = candidates;
-  task.count = static_cast<int>(count);
-  task.k = static_cast<int>(k);
-  task.picked = picked;
-  task.ranks = static_cast<uint32_t*>(workspace);
-  task.sorted = static_cast<int32_t*>(workspace) + count;
-  task.sorted_size = SortedSize(k);
-  TopKBlock<<<1, kThreads, 0, stream>>>(task);
-  CUDA_OR_DIE("top_k", cudaGetLastError());
-}
-
-void ArgMaxRows(F32Rows logits, int32_t* ids, float* values, cudaStream_t stream) {
-  if (logits.rows == 0) return;
-  ArgMax<<<static_cast<unsigned>(logits.rows), kThreads, 0, stream>>>(logits, ids, values);
-  CUDA_OR_DIE("arg_max_rows", cudaGetLastError());
-}
-
-void TopLogits(F32Rows logits, int k, float* values, int32_t* ids, float* log_sum_exp,
-               cudaStream_t stream) {
+void TopLogits(F32Rows logits, int k, float* values, int32_t* ids, cudaStream_t stream) {
   if (logits.rows == 0) return;
   if (k < 1 || k > logits.cols || k > kMostTopLogits) {
     DieOfCuda("top_logits", cudaErrorInvalidValue);
   }
-  TopOfRow<<<static_cast<unsigned>(logits.rows), kThreads, 0, stream>>>(logits, k, values, ids,
-                                                                        log_sum_exp);
+  TopOfRow<<<static_cast<unsigned>(logits.rows), kThreads, 0, stream>>>(logits, k, values, ids);
   CUDA_OR_DIE("top_logits", cudaGetLastError());
+}
+
+void SegmentMasses(F32Rows logits, const float* temperatures, float* tops, double* masses,
+                   double* masses_at_temperature, cudaStream_t stream) {
+  if (logits.rows == 0) return;
+  const auto segments = static_cast<unsigned>((logits.cols + kSegment - 1) / kSegment);
+  MassOfSegment<<<dim3(segments, static_cast<unsigned>(logits.rows)), kMassThreads, 0, stream>>>(
+      logits, temperatures, tops, masses, masses_at_temperature);
+  CUDA_OR_DIE("segment_masses", cudaGetLastError());
 }
 
 }  // namespace tessera::cuda
