@@ -10,12 +10,14 @@ import unittest
 REPO = pathlib.Path(__file__).resolve().parents[2]
 GUIDE = REPO / "deploy" / "guides" / "troubleshooting.md"
 PROGRAMS = ("base", "cache_server", "gateway", "gpu_worker")
-# Where starts may fail: a status from there is what the program ends with.
+# Where starts may fail: a status from there is what the program ends with, or what it says of its disk.
 STARTS = (
-    "base/config", "base/files.cc", "gateway/main.cc", "gateway/settings.cc", "gateway/access/api_keys.cc",
+    "base/config", "base/files.cc", "base/metrics.cc", "gateway/main.cc", "gateway/http/server.cc", "gateway/settings.cc", "gateway/access/api_keys.cc",
     "gateway/http/tls.cc", "gateway/text/load_tokenizer.cc", "gateway/text/model_text.cc", "cache_server/main.cc",
     "cache_server/server_settings.cc", "cache_server/service/server.cc", "cache_server/service/shm_server.cc",
     "gpu_worker/main.cc", "gpu_worker/device/make_ops.cc", "gpu_worker/model", "gpu_worker/calibrate",
+    "gpu_worker/device/cuda/ops_cuda.cc", "cache_server/tier/rocksdb_folder.cc", "cache_server/tier/rocksdb_open.cc",
+    "gpu_worker/serve/worker_service.cc",
 )
 SHORTEST = 12  # a literal piece that is shorter tells nothing: "one", "out of range"
 # Of what scripts say without ending, what needs somebody's attention.
