@@ -54,6 +54,7 @@ def bad_events():
     """-> {event: file}, of what is logged as a warning or worse; and of other such messages, their text."""
     events, others = {}, {}
     for file, text in sources(*PROGRAMS):
+        events.update({e: file for e in re.findall(r'LOG_EVENT(?:_\w+)?\(k(?:Warning|Error), "(\w+)"', text)})
         for first in re.findall(rf"LOG(?:_\w+)?\((?:WARNING|ERROR|FATAL)[^)]*\)[^;]*?{LITERAL}", text):
             event = re.match(r"event=(\w+)", first)
             (events if event else others)[event[1] if event else first.strip()] = file
