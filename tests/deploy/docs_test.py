@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The documentation is true where that can be checked: links, paths, options and metrics exist, examples run.
 
-What runs, on the real programs: blocks behind <!-- run -->, deploy/guides/rag.py, and the session of grpcurl.md.
+What runs, on the real programs: blocks behind <!-- run -->, deploy/guides/rag.py, the file of from_lmcache.md and the
+session of grpcurl.md.
 """
 import functools
 import json
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -206,6 +208,21 @@ class ExamplesTest(cluster.ClusterTest):
             self.assertEqual(done.returncode, 0, done.stderr)
             cases = json.loads(pathlib.Path(folder, "cases.json").read_text())
             self.assertEqual([set(c) for c in cases], [{"ctxs", "question", "answers"}])
+
+    def test_lmcache_file(self):
+        """The file in from_lmcache.md starts a cache server, which says of the same settings that it ignores them."""
+        text = (GUIDES / "from_lmcache.md").read_text()
+        code = textwrap.dedent(re.search(r"^   ```\n(   chunk_size: .*?)^   ```", text, re.MULTILINE | re.DOTALL)[1])
+        ignored = r'event=ignored_setting setting="lmcache\.yaml:([^"]*)"'
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "lmcache.yaml")
+            path.write_text(code.replace("/tmp/kv", f"{folder}/kv"))
+            os.environ["LMCACHE_CONFIG_FILE"] = str(path)
+            try:
+                lines = "".join(self.cluster.run("cache", ["--listen=127.0.0.1:0"], 0).lines)
+            finally:
+                del os.environ["LMCACHE_CONFIG_FILE"]
+        self.assertEqual(sorted(re.findall(ignored.replace('"lmcache', '"\\S*lmcache'), lines)), sorted(re.findall(ignored, text)))
 
     def test_grpcurl_session(self):
         """Every command of grpcurl.md, in order; what it printed then is held against now where it cannot differ."""
