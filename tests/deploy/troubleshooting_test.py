@@ -102,7 +102,7 @@ def end_of_expansion(text, at):
 
 def script_messages():
     says = re.compile(r'\b(?:die|bad_value \S+ \S+|fail_with_log \S+|say|echo(?=[^\n]*&2)) (?=(?:\\\n\s*)?")')
-    for file in sorted((REPO / "deploy").glob("*.sh")):
+    for file in sorted((REPO / "deploy").rglob("*.sh")):
         text = file.read_text()
         for match in says.finditer(text):
             message, at = "", match.end()
