@@ -39,6 +39,7 @@ libbenchmark-dev        C++ benchmarks
 clang-14                the fuzz targets
 libclang-rt-14-dev      the same
 shellcheck              the check of these scripts
+curl                    the examples of the documentation
 git                     version stamps in test reports
 openssl                 certificates of the tests
 patchelf                deploy/bundle.sh
