@@ -1,10 +1,12 @@
-// Small files that a process reads at its start: certificates, tokens.
+// Small files that a process reads at its start: certificates, tokens, what an earlier start found.
 #ifndef TESSERA_BASE_FILES_H_
 #define TESSERA_BASE_FILES_H_
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace tessera {
 
@@ -15,6 +17,10 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, const char* w
 // The first line of a file, without white space around it. INVALID_ARGUMENT: it cannot be read, or
 // that line is not 1 to 4096 printable ASCII characters.
 absl::StatusOr<std::string> ReadTokenFile(const std::string& path);
+
+// Puts a file of these bytes at `path`, in the place of one that is there: as a whole, through a
+// file beside it, or not at all. UNAVAILABLE: it cannot be written there; the message says why.
+absl::Status WriteSmallFile(const std::string& path, absl::string_view bytes);
 
 }  // namespace tessera
 

@@ -216,6 +216,7 @@ absl::Status Run(config::WorkerConfig config, const config::LoadedConfig& loaded
   LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
             << " weights_bytes=" << decoder->weights().files->total_bytes()
             << " fingerprint=" << fingerprint.ToHex().substr(0, 16);
+  decoder->Prepare(DeviceCacheFolder(config));
   if (!config.calibrate().empty()) return CalibrateUntilStopped(config, *decoder, fingerprint);
   ASSIGN_OR_RETURN(const std::string calibration,
                    TakeCalibration(fingerprint, *ops, loaded, &config));

@@ -1,5 +1,8 @@
 #include "gpu_worker/settings.h"
 
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "gpu_worker/calibrate/sink_name.h"
 
@@ -80,6 +83,16 @@ EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const Decode
                                               : BytesToDivide(decoder.memory()) / 2;
   options.kv_tokens = bytes / decoder.KvBytesPerToken();
   return options;
+}
+
+std::string DeviceCacheFolder(const WorkerConfig& config) {
+  if (!config.device_cache().empty()) return config.device_cache();
+  auto from = [](const char* variable, const char* folder) {
+    const char* const value = std::getenv(variable);
+    return value == nullptr || *value == '\0' ? "" : absl::StrCat(value, folder);
+  };
+  const std::string folder = from("XDG_CACHE_HOME", "/tessera/device");
+  return folder.empty() ? from("HOME", "/.cache/tessera/device") : folder;
 }
 
 int64_t ChunkPoolBytes(const config::WorkerConfig& config, DeviceMemory& memory) {

@@ -35,6 +35,10 @@ std::string ModelNameFrom(const config::WorkerConfig& config);
 EngineOptions EngineOptionsFrom(const config::WorkerConfig& config, const Decoder& decoder,
                                 DriftSampler* drift);
 
+// Where the device keeps what it measured; empty: nowhere, since neither the option nor the
+// environment names a folder.
+std::string DeviceCacheFolder(const config::WorkerConfig& config);
+
 // What the chunks that stay resident may take; 0: none stays.
 int64_t ChunkPoolBytes(const config::WorkerConfig& config, DeviceMemory& memory);
 

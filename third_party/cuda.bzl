@@ -8,7 +8,7 @@ _ARCHITECTURES = [
     "arch=compute_90,code=compute_90",
 ]
 
-def cuda_library(name, cuda_srcs, srcs = [], hdrs = [], textual = [], deps = [], visibility = None):
+def cuda_library(name, cuda_srcs, srcs = [], hdrs = [], host_hdrs = [], textual = [], deps = [], visibility = None):
     """A cc_library of C++ and CUDA sources. It is built only where somebody who needs it is.
 
     Args:
@@ -16,6 +16,7 @@ def cuda_library(name, cuda_srcs, srcs = [], hdrs = [], textual = [], deps = [],
       cuda_srcs: .cu files.
       srcs: .cc files.
       hdrs: headers for others.
+      host_hdrs: the same, but no .cu file reads them or is compiled again for them.
       textual: headers of the .cu files alone.
       deps: as everywhere; .cu files see of them only CUDA's own headers.
       visibility: as everywhere.
@@ -38,7 +39,7 @@ def cuda_library(name, cuda_srcs, srcs = [], hdrs = [], textual = [], deps = [],
     native.cc_library(
         name = name,
         srcs = srcs + objects,
-        hdrs = hdrs,
+        hdrs = hdrs + host_hdrs,
         textual_hdrs = textual,
         # Programs link the runtime once, and no shared library of ours needs it then.
         linkstatic = True,

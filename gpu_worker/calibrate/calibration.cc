@@ -1,12 +1,6 @@
 #include "gpu_worker/calibrate/calibration.h"
 
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
@@ -142,18 +136,7 @@ absl::Status WriteCalibration(const std::string& model_folder, const Calibration
       {"kl16_worst", calibration.kl16_worst},
       {"ttft_share", calibration.ttft_share},
   };
-  const std::string path = CalibrationPath(model_folder);
-  const std::string unfinished = absl::StrCat(path, ".", getpid());
-  std::ofstream file(unfinished);
-  file << json::serialize(object) << "\n";
-  file.close();
-  if (!file.good() || std::rename(unfinished.c_str(), path.c_str()) != 0) {
-    const std::string why = std::strerror(errno);
-    std::remove(unfinished.c_str());
-    return absl::UnavailableError(
-        absl::StrCat("cannot write ", path, " (", why, "): check the folder's rights and room"));
-  }
-  return absl::OkStatus();
+  return WriteSmallFile(CalibrationPath(model_folder), json::serialize(object) + "\n");
 }
 
 }  // namespace tessera

@@ -163,6 +163,16 @@ class Correction {
   virtual void Apply(int64_t layer, Matrix fresh_k, Matrix fresh_v, const LayerKv& kv) = 0;
 };
 
+// The product of some rows with a weight, or with weights that lie side by side (see MatMulMany).
+struct ProductShape {
+  int64_t inner = 0;  // columns of x
+  int64_t cols = 0;   // of out
+  DType out = DType::kF32;
+  bool accumulate = false;
+  bool bias = false;
+  int64_t most_rows = 0;  // that it will be made of
+};
+
 // What Repeat has learned of some work; belongs to one device, and ends before it.
 class Recording {
  public:
@@ -181,6 +191,12 @@ class Ops {
   virtual std::string name() const = 0;
 
   virtual DeviceMemory& memory() = 0;
+
+  // Makes ready for a model's products, once, at a start. A device that finds out by measuring how
+  // to make them does so here and never later, takes memory meanwhile, and keeps what it found in
+  // `folder` (empty: nowhere) for the next start. Products that were not named work too. Other
+  // devices have nothing to make ready.
+  virtual void Prepare(absl::Span<const ProductShape> products, const std::string& folder) {}
 
   // Runs `work`, which issues the same ops on the same memory each time, and waits for nothing: a
   // device may replay what it recorded the first time instead.

@@ -54,6 +54,24 @@ struct Decoder::PooledStep {
 
 Decoder::~Decoder() = default;
 
+void Decoder::Prepare(const std::string& folder) const {
+  const LayerWeights& w = weights_.layers[0];
+  const DType narrow = memory().activation_type();
+  // As a device with memory of its own makes them, where weights lie side by side. Logits are of a
+  // few dozen rows at a time: their product is bound by the weight's bytes, whatever makes it.
+  const int64_t block = std::min(max_len_, memory().row_block());
+  ops_->Prepare(
+      {{.inner = w.q.cols,
+        .cols = w.q.rows + w.k.rows + w.v.rows,
+        .out = narrow,
+        .bias = !w.q_bias.empty(),
+        .most_rows = max_len_},
+       {.inner = w.o.cols, .cols = w.o.rows, .accumulate = true, .most_rows = max_len_},
+       {.inner = w.gate.cols, .cols = w.gate.rows + w.up.rows, .out = narrow, .most_rows = block},
+       {.inner = w.down.cols, .cols = w.down.rows, .accumulate = true, .most_rows = block}},
+      folder);
+}
+
 Activations Decoder::Embed(absl::Span<const uint32_t> ids) const {
   Activations h(memory(), DType::kF32, static_cast<int64_t>(ids.size()), config_.hidden);
   ops_->Embed(weights_.embedding, std::vector<int32_t>(ids.begin(), ids.end()), h);

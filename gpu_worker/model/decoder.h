@@ -55,6 +55,9 @@ class Decoder {
                                        Ops* ops);
   ~Decoder();
 
+  // Makes the device ready for this model's products: see Ops::Prepare.
+  void Prepare(const std::string& folder) const;
+
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   const RopeTable& rope() const { return rope_; }

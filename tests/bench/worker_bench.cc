@@ -80,6 +80,7 @@ class Bench {
     ops_ = *std::move(ops);
     const ModelConfig model = BenchShape(absl::GetFlag(FLAGS_small));
     decoder_ = MakeRandomDecoder(model, model.max_positions, ops_.get());
+    decoder_->Prepare(/*folder=*/"");
     Connect(absl::GetFlag(FLAGS_cache).empty() ? StartCacheServer() : absl::GetFlag(FLAGS_cache));
     rates_ = MeasureRates(*decoder_);
     std::printf(

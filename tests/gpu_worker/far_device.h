@@ -3,6 +3,7 @@
 #ifndef TESSERA_TESTS_GPU_WORKER_FAR_DEVICE_H_
 #define TESSERA_TESTS_GPU_WORKER_FAR_DEVICE_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <deque>
@@ -179,6 +180,12 @@ class FarOps final : public Ops {
   std::string name() const override { return "far-" + cpu_->name(); }
   DeviceMemory& memory() override { return memory_; }
 
+  // From then on, products of more rows than a few must have been named.
+  void Prepare(absl::Span<const ProductShape> products, const std::string& folder) override {
+    products_.assign(products.begin(), products.end());
+  }
+  int named_products() const { return named_products_; }
+
   void Embed(const Weight& table, IndexView ids, Matrix out) override {
     cpu_->Embed(table, ids, Rows(out));
   }
@@ -187,7 +194,24 @@ class FarOps final : public Ops {
   }
   void MatMul(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
               Matrix out) override {
+    CheckNamed(x, w.rows, !bias.empty(), accumulate, out.dtype);
     cpu_->MatMul(In(x), w, bias, accumulate, Rows(out));
+  }
+  // One product of weights that lie side by side.
+  void MatMulMany(Matrix x, absl::Span<const Weight> w,
+                  absl::Span<const absl::Span<const float>> bias, bool by_row,
+                  absl::Span<const Matrix> out) override {
+    int64_t cols = 0;
+    for (const Weight& one : w) cols += one.rows;
+    if (!by_row) CheckNamed(x, cols, !bias.empty() && !bias[0].empty(), false, out[0].dtype);
+    for (size_t i = 0; i < w.size(); ++i) {
+      const absl::Span<const float> b = bias.empty() ? absl::Span<const float>() : bias[i];
+      if (by_row) {
+        cpu_->MatMulByRow(In(x), w[i], b, /*accumulate=*/false, Rows(out[i]));
+      } else {
+        cpu_->MatMul(In(x), w[i], b, /*accumulate=*/false, Rows(out[i]));
+      }
+    }
   }
   void MatMulByRow(Matrix x, const Weight& w, absl::Span<const float> bias, bool accumulate,
                    Matrix out) override {
@@ -264,8 +288,24 @@ class FarOps final : public Ops {
   };
   static Rows In(Matrix matrix) { return Rows(matrix, /*written=*/false); }
 
+  void CheckNamed(const Matrix& x, int64_t cols, bool bias, bool accumulate, DType out) {
+    if (products_.empty() || x.rows <= kFewRows) return;
+    CHECK(std::any_of(products_.begin(), products_.end(),
+                      [&](const ProductShape& p) {
+                        return p.inner == x.cols && p.cols == cols && p.bias == bias &&
+                               p.accumulate == accumulate && p.out == out && p.most_rows >= x.rows;
+                      }))
+        << "a product that Prepare was not told of: " << x.rows << " rows of " << x.cols << " to "
+        << cols;
+    ++named_products_;
+  }
+
+  static constexpr int64_t kFewRows = 64;
+
   FarMemory& memory_;
   const std::unique_ptr<Ops> cpu_;
+  std::vector<ProductShape> products_;
+  int named_products_ = 0;
 };
 
 }  // namespace tessera

@@ -17,6 +17,7 @@
 #include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/gemm.h"
 #include "gpu_worker/device/cuda/gemm_few.h"
+#include "gpu_worker/device/cuda/gemm_prepare.h"
 #include "gpu_worker/device/cuda/graph_recording.h"
 #include "gpu_worker/device/cuda/logits_summary.h"
 #include "gpu_worker/device/cuda/place.h"
@@ -83,6 +84,17 @@ class CudaOps final : public Ops {
 
   std::string name() const override { return name_; }
   DeviceMemory& memory() override { return memory_; }
+
+  void Prepare(absl::Span<const ProductShape> products, const std::string& folder) override {
+    std::vector<GemmNeed> needs;
+    for (const ProductShape& p : products) {
+      if (p.most_rows <= kMostFewRows) continue;  // another kernel's
+      needs.push_back({{p.cols, p.inner, p.out == DType::kF32, p.accumulate, p.bias}, p.most_rows});
+    }
+    gemm_.Use(PrepareGemms(gemm_.platform(), needs, folder, [this](const auto& product, auto rows) {
+                return gemm_.Measure(product, rows);
+              }).choices);
+  }
 
   void Repeat(std::unique_ptr<Recording>* recording, absl::FunctionRef<void()> work) override {
     if (*recording == nullptr) {

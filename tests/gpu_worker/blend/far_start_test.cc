@@ -1,5 +1,5 @@
-// What a worker does when it starts, on a device whose memory is not the program's: the self-test
-// and the measurement of costs.
+// What a worker does when it starts, on a device whose memory is not the program's: the products
+// that it names, the self-test and the measurement of costs.
 #include <cmath>
 #include <memory>
 
@@ -17,6 +17,7 @@ TEST(FarStartTest, SelfTestAndCosts) {
   {
     FarOps ops(&memory);
     const std::unique_ptr<Decoder> decoder = TinyWorker::LoadTiny(&ops);
+    decoder->Prepare("");
     const auto report = RunSelfTest(*decoder, TinyWorker::SmallPieces());
     ASSERT_TRUE(report.ok()) << report.status();
     EXPECT_LT(report->full_blend_kl, 1e-3);
@@ -25,6 +26,8 @@ TEST(FarStartTest, SelfTestAndCosts) {
                                  costs.correction, costs.logits}) {
       EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
     }
+    // All of many rows had been named; see FarOps.
+    EXPECT_GT(ops.named_products(), 4);
   }
 }
 

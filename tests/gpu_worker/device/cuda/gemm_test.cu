@@ -4,11 +4,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "gpu_worker/device/cuda/check.h"
@@ -75,7 +73,7 @@ TEST_F(GemmTest, OfColumnsOfWiderMatrices) {
   }
 }
 
-TEST_F(GemmTest, RunsUnmeasuredInCapture) {
+TEST_F(GemmTest, RunsInCapture) {
   Gemm gemm;
   Bf16Table x(20, 128, 0, 1), w(64, 128, 0, 2), out(20, 64, 0, 3);
   out.Poison();
@@ -90,36 +88,10 @@ TEST_F(GemmTest, RunsUnmeasuredInCapture) {
   CUDA_OR_DIE("test", cudaGraphLaunch(ready, stream));
   CUDA_OR_DIE("test", cudaStreamSynchronize(stream));
   ExpectProduct(x, w, nullptr, false, out);
-  EXPECT_GT(gemm.Warm({20, 64, 128}).candidates, 0);
+  EXPECT_EQ(gemm.measurements(), 0);
   cudaGraphExecDestroy(ready);
   cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
-}
-
-TEST_F(GemmTest, KeepsChoicesInAFile) {
-  const std::string path = testing::TempDir() + "gemm_choices.txt";
-  Gemm first;
-  const Gemm::Key key{100, 256, 512, true, true, false};
-  const Gemm::Choice choice = first.Warm(key);
-  ASSERT_GT(choice.candidates, 0);
-  ASSERT_TRUE(first.Save(path));
-  Gemm second;
-  ASSERT_TRUE(second.Load(path));
-  EXPECT_EQ(second.Warm(key).rank, choice.rank);
-  EXPECT_NEAR(second.Warm(key).us, choice.us, 1e-3 * choice.us);
-  Bf16Table x(100, 512, 0, 1), w(256, 512, 0, 2);
-  F32Table out(100, 256, 0, 3);
-  second.Run(x.view(), w.view().data, 256, nullptr, true, out.view(), nullptr);
-  ExpectProduct(x, w, nullptr, true, out);
-  EXPECT_FALSE(second.Load(path + ".none"));
-  std::ofstream(path + ".other") << "tessera-gemm 1 cublasLt 1 Some Device\nend\n";
-  EXPECT_FALSE(second.Load(path + ".other"));
-  std::string header;
-  std::getline(std::ifstream(path) >> std::ws, header);
-  std::ofstream(path + ".broken") << header << "\n128 256\nend\n";
-  EXPECT_FALSE(second.Load(path + ".broken"));
-  std::ofstream(path + ".cut") << header << "\n";
-  EXPECT_FALSE(second.Load(path + ".cut"));
 }
 
 constexpr Dims kMistral[] = {
@@ -240,8 +212,7 @@ void TimeDecodeStep(const __nv_bfloat16* weights) {
   cudaFree(gain);
 }
 
-// Microseconds of a product to bf16, in a graph of 8. An unmeasured bucket is served by the
-// library's first algorithm there.
+// Microseconds of a product to bf16, in a graph of 8.
 float GemmUs(Gemm& gemm, const __nv_bfloat16* x, int64_t m, const __nv_bfloat16* weights, Dims dims,
              __nv_bfloat16* out) {
   const Bf16Rows from{const_cast<__nv_bfloat16*>(x), m, dims.k, dims.k};
@@ -261,7 +232,11 @@ void TimeGemm(const __nv_bfloat16* weights) {
     std::printf("%6d x %5d:", static_cast<int>(dims.n), static_cast<int>(dims.k));
     for (int64_t m : {8192, 2048, 1261, 512, 256, 64, 32}) {
       const float first = GemmUs(unmeasured, x, m, weights, dims, out);
-      const Gemm::Choice choice = measured.Warm({m, dims.n, dims.k});
+      const GemmProduct product{dims.n, dims.k};
+      const GemmChoice choice = measured.Measure(product, m);
+      GemmChoices choices;
+      choices.Set(product, m, choice);
+      measured.Use(choices);
       const float us = GemmUs(measured, x, m, weights, dims, out);
       std::printf(" | %d %.0f (%.0f) %d/%d %.0f", static_cast<int>(m), us,
                   2.0 * m * dims.n * dims.k / us / 1e6, choice.rank, choice.candidates, first);

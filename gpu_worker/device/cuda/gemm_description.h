@@ -1,6 +1,6 @@
-// What gemm.cc tells cuBLASLt about a product, and memory to measure with. Plain C++.
-#ifndef TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_CUH_
-#define TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_CUH_
+// What gemm.cc tells cuBLASLt about a product, and memory to measure with.
+#ifndef TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_DESCRIPTION_H_
+#define TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_DESCRIPTION_H_
 
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "gpu_worker/device/cuda/check.h"
-#include "gpu_worker/device/cuda/gemm.h"
+#include "gpu_worker/device/cuda/gemm_choices.h"
 
 namespace tessera::cuda {
 
@@ -50,11 +50,14 @@ class Scratch {
   // Random numbers of bf16 (as floats they are random too): a product of zeros runs faster than one
   // of real numbers.
   void Fill(size_t bytes) {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<__nv_bfloat16> some(std::min(bytes, size_t{1} << 20) / 2);
-    for (__nv_bfloat16& x : some) x = __float2bfloat16(normal(random));
-    size_t done = some.size() * 2;
+    static const std::vector<__nv_bfloat16> some = [] {
+      std::mt19937 random(1);
+      std::normal_distribution<float> normal;
+      std::vector<__nv_bfloat16> made(size_t{1} << 19);
+      for (__nv_bfloat16& x : made) x = __float2bfloat16(normal(random));
+      return made;
+    }();
+    size_t done = std::min(bytes, some.size() * 2);
     CUDA_OR_DIE("Gemm scratch", cudaMemcpy(data_, some.data(), done, cudaMemcpyHostToDevice));
     for (; done < bytes; done *= 2) {
       CUDA_OR_DIE("Gemm scratch", cudaMemcpy(data() + done, data_, std::min(done, bytes - done),
@@ -69,19 +72,19 @@ class Scratch {
 // The library's description of a product, column-major: out^T [n][m] = w [n][k] x^T [k][m].
 class Description {
  public:
-  Description(const Gemm::Key& key, int64_t x_stride, int64_t out_stride) {
-    const cudaDataType_t out_type = key.to_float ? CUDA_R_32F : CUDA_R_16BF;
+  Description(const GemmProduct& product, int64_t m, int64_t x_stride, int64_t out_stride) {
+    const cudaDataType_t out_type = product.to_float ? CUDA_R_32F : CUDA_R_16BF;
     CheckBlas("describe", cublasLtMatmulDescInit(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const cublasOperation_t transposed = CUBLAS_OP_T;
     Set(CUBLASLT_MATMUL_DESC_TRANSA, transposed);
-    if (key.bias) {
+    if (product.bias) {
       const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
       Set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
       Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(out_type));
     }
-    Init(&w_, CUDA_R_16BF, key.k, key.n, key.k);
-    Init(&x_, CUDA_R_16BF, key.k, key.m, x_stride);
-    Init(&out_, out_type, key.n, key.m, out_stride);
+    Init(&w_, CUDA_R_16BF, product.k, product.n, product.k);
+    Init(&x_, CUDA_R_16BF, product.k, m, x_stride);
+    Init(&out_, out_type, product.n, m, out_stride);
   }
 
   void SetBias(const void* bias) { Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias); }
@@ -116,4 +119,4 @@ struct Operands {
 
 }  // namespace tessera::cuda
 
-#endif  // TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_CUH_
+#endif  // TESSERA_GPU_WORKER_DEVICE_CUDA_GEMM_DESCRIPTION_H_
