@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
 #include <limits>
 #include <map>
 #include <utility>
@@ -252,12 +251,7 @@ GemmChoice Gemm::Library::Measure(const GemmProduct& product, int64_t m) {
   const size_t bytes = copies * w_bytes + x_bytes + bias_bytes + out_bytes;
   CUDA_OR_DIE("Gemm measure", cudaDeviceSynchronize());
   Scratch scratch(bytes);
-  if (scratch.data() == nullptr) {
-    std::fprintf(stderr, "event=gemm_not_measured m=%lld n=%lld k=%lld scratch_bytes=%zu\n",
-                 static_cast<long long>(m), static_cast<long long>(product.n),
-                 static_cast<long long>(product.k), bytes);
-    return ChoiceOf(candidates.front(), candidates.front(), 0);
-  }
+  if (scratch.data() == nullptr) return ChoiceOf(candidates.front(), candidates.front(), 0);
   scratch.Fill(bytes);
   char* x = scratch.data() + copies * w_bytes;
   std::vector<Operands> operands;

@@ -202,18 +202,25 @@ PreparedGemms PrepareGemms(
       return prepared;
     }
   }
-  bool has_memory = true;
+  int64_t without_memory = 0;
   for (const auto& [product, rows] : pairs) {
     if (absl::Now() - start >= most_time) break;
     const GemmChoice choice = measure(product, rows);
-    has_memory = has_memory && choice.candidates > 0;
-    if (choice.candidates == 0) continue;
+    if (choice.candidates == 0) {
+      ++without_memory;
+      continue;
+    }
     prepared.choices.Set(product, rows, choice);
     ++prepared.measured;
   }
   prepared.left_out = static_cast<int64_t>(pairs.size()) - prepared.measured;
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  const bool keeps = has_memory && prepared.measured > 0;
+  const bool keeps = without_memory == 0 && prepared.measured > 0;
+  if (without_memory > 0) {
+    LOG(WARNING) << "event=products_not_measured pairs=" << without_memory
+                 << " why=\"too little memory of the card is free\" what=\"cuBLASLt's first choice "
+                    "serves them\"";
+  }
   LOG(INFO) << "event=products_measured pairs=" << prepared.measured
             << " left_out=" << prepared.left_out << " seconds=" << seconds
             << " kept=" << (keeps ? Keep(platform, prepared.choices, folder, path) : "nowhere");
