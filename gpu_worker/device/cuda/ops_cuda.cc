@@ -298,10 +298,9 @@ class CudaOps final : public Ops {
     static_assert(kSegment == LogitsSummary::kSegment);
     static_assert(kMostTopLogits >= LogitsSummary::kMostLikeliest);
     CHECK_EQ(logits.rows, out.rows);
-    TopLogits(F32Of(logits), static_cast<int>(out.likeliest_per_row), out.likeliest, out.ids,
-              stream());
-    SegmentMasses(F32Of(logits), temperatures, out.tops, out.masses, out.masses_at_temperature,
-                  stream());
+    const F32Rows rows = F32Of(logits);
+    TopLogits(rows, static_cast<int>(out.likeliest_per_row), out.likeliest, out.ids, stream());
+    SegmentMasses(rows, temperatures, out.tops, out.masses, out.masses_at_temperature, stream());
   }
 
  private:
