@@ -4,6 +4,7 @@ The test runs itself again inside (run_inside): with a network that only it and 
 is free, with its own mounts, and with its own processes, which end with it however it ends. Needs root.
 """
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ import time
 SKIPPED = 77
 INSIDE = "TESSERA_INSIDE_NAME_SPACES"
 START_SECONDS = 60
+END_SECONDS = 20
 # Debian's, whatever else is on PATH.
 PROGRAMS = {
     "/usr/sbin/dockerd": "docker.io",
@@ -47,13 +49,40 @@ def check_this_machine():
 
 
 def remove_groups(name):
-    """The control groups of containers, which are empty once all has ended."""
+    """The control groups of containers -> whether they are gone; they can go once all in them has ended."""
     for root in pathlib.Path("/sys/fs/cgroup").glob("**/" + name):
         for folder, _, _ in os.walk(root, topdown=False):
             try:
                 os.rmdir(folder)
             except OSError:
-                pass  # in use for a moment longer, and then no more than an empty folder
+                return False
+    return True
+
+
+def make_folder():
+    """Where the engine keeps its layers: not in /tmp, which may be a tmpfs or an overlay. -> (folder, its lock)"""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tessera"
+    cache.mkdir(parents=True, exist_ok=True)
+    # What a test left that was killed: nobody holds its lock any more.
+    for left in cache.glob("docker_test_*/lock"):
+        with open(left) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            remove(left.parent)
+    folder = tempfile.mkdtemp(prefix="docker_test_", dir=cache)
+    lock = open(os.path.join(folder, "lock"), "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock
+
+
+def remove(folder):
+    """What was killed takes a moment to end; nobody else sees it who could tell when."""
+    deadline = time.monotonic() + END_SECONDS
+    while not remove_groups(os.path.basename(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_inside():
@@ -61,10 +90,7 @@ def run_inside():
     if os.environ.get(INSIDE):
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         return None
-    # Where the engine keeps its layers: not /tmp, which may be a tmpfs or an overlay.
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tessera"
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="docker_test_", dir=cache)
+    folder, lock = make_folder()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = "unshare --net --mount --pid --fork --kill-child --mount-proc".split()
     child = subprocess.Popen(
@@ -76,8 +102,8 @@ def run_inside():
     finally:
         child.kill()
         child.wait()
-        remove_groups(os.path.basename(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
+        lock.close()
 
 
 class Daemon:
