@@ -11,6 +11,7 @@
 #include "base/config/start.h"
 #include "base/metrics.h"
 #include "base/process.h"
+#include "base/process_metrics.h"
 #include "base/status_macros.h"
 #include "cache_server/server_settings.h"
 #include "cache_server/service/quiet_grpc.h"
@@ -90,7 +91,14 @@ absl::Status Serve(const config::CacheServerConfig& config) {
                                                                            .events = &events,
                                                                            .counters = &counters,
                                                                            .shm = shm.get()}));
-  metrics->AddSource([&] { return StoreSamples(store, counters, shm.get()); });
+  metrics->AddSource([&] {
+    return StoreSamples({.store = &store,
+                         .counters = &counters,
+                         .shm = shm.get(),
+                         .open_fetches = server->open_fetches(),
+                         .open_stores = server->open_stores()});
+  });
+  metrics->AddSource([] { return ProcessSamples("cache_server"); });
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!settings.metrics_listen.empty()) RETURN_IF_ERROR(metrics->Serve(settings.metrics_listen));
   LOG(INFO) << "event=ready listen=" << settings.server.listen << " port=" << server->port()

@@ -12,6 +12,7 @@
 #include "base/config/start.h"
 #include "base/metrics.h"
 #include "base/process.h"
+#include "base/process_metrics.h"
 #include "base/status_macros.h"
 #include "gateway/chunks/cache_calls.h"
 #include "gateway/http/server.h"
@@ -84,6 +85,7 @@ absl::Status Serve(const config::GatewayConfig& config) {
                                       {},
                                       static_cast<double>(server.connections())}};
   });
+  api.metrics().AddSource([] { return ProcessSamples("gateway"); });
   ServeUntilStopped(settings, *server, workers);
   return absl::OkStatus();
 }

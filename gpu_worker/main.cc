@@ -15,6 +15,7 @@
 #include "base/config/start.h"
 #include "base/metrics.h"
 #include "base/process.h"
+#include "base/process_metrics.h"
 #include "base/status_macros.h"
 #include "cache_server/client/cache_client.h"
 #include "glog/logging.h"
@@ -30,9 +31,11 @@
 #include "gpu_worker/device/make_ops.h"
 #include "gpu_worker/device/ops.h"
 #include "gpu_worker/model/decoder.h"
+#include "gpu_worker/model/kv_memory.h"
 #include "gpu_worker/serve/chunk_writer.h"
 #include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/worker_metrics.h"
+#include "gpu_worker/serve/worker_samples.h"
 #include "gpu_worker/serve/worker_service.h"
 #include "gpu_worker/settings.h"
 #include "proto/config.pb.h"
@@ -150,7 +153,11 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
                    const ChunkKey& fingerprint, const std::string& calibration) {
   ASSIGN_OR_RETURN(const BlendConfig blend, BlendConfigFrom(config));
   const std::unique_ptr<Metrics> metrics = Metrics::Make();
-  WorkerMetrics counts(metrics.get());
+  WorkerMetrics counts(
+      metrics.get(),
+      {.kv_bytes_per_token = KvMemory::BytesPerToken(decoder.config(), DType::kBf16),
+       .has_cache = !config.cache().empty(),
+       .vllm_model = config.vllm_metric_names() ? ModelNameFrom(config) : ""});
   CostModel costs(MeasuredCosts(decoder));
   DeviceReadMemory read_memory(&decoder.memory());
   ASSIGN_OR_RETURN(
@@ -177,6 +184,8 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
                                       .drift = &drift,
                                       .residents = &pool.residents()}));
   AddSources(client, writer, pool, engine, counts);
+  metrics->AddSource([&] { return counts.VllmSamples(engine.stats()); });
+  metrics->AddSource([] { return ProcessSamples("worker"); });
   counts.AddSource([&](MetricSamples* samples) {
     AddCostSamples(costs, samples);
     drift.AddSamples(samples);

@@ -94,6 +94,7 @@ struct ClientCounters {
   uint64_t checksum_failures = 0;
   uint64_t skipped_calls = 0;  // not tried, because the server kept failing (circuit breaker)
   uint64_t shm_bytes = 0;      // of fetched_bytes: read from shared memory
+  uint64_t shm_stored_bytes = 0;  // of stored_bytes: written to shared memory
   uint64_t shm_fallbacks = 0;  // calls that went over gRPC because shared memory failed
   uint64_t lost_leases = 0;    // fetches whose lease ended before they did
 };

@@ -43,7 +43,10 @@ class CallOutcomes {
     Fetched(bytes);
     shm_bytes_.fetch_add(bytes, std::memory_order_relaxed);
   }
-  void ShmStored(uint64_t bytes) { stored_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  void ShmStored(uint64_t bytes) {
+    stored_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    shm_stored_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  }
   void ShmFellBack() { shm_fallbacks_.fetch_add(1, std::memory_order_relaxed); }
   void LeaseLost() { lost_leases_.fetch_add(1, std::memory_order_relaxed); }
   void ChecksumFailed() { checksum_failures_.fetch_add(1, std::memory_order_relaxed); }
@@ -56,6 +59,7 @@ class CallOutcomes {
             .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
             .skipped_calls = skipped_calls_.load(std::memory_order_relaxed),
             .shm_bytes = shm_bytes_.load(std::memory_order_relaxed),
+            .shm_stored_bytes = shm_stored_bytes_.load(std::memory_order_relaxed),
             .shm_fallbacks = shm_fallbacks_.load(std::memory_order_relaxed),
             .lost_leases = lost_leases_.load(std::memory_order_relaxed)};
   }
@@ -69,6 +73,7 @@ class CallOutcomes {
   std::atomic<uint64_t> checksum_failures_{0};
   std::atomic<uint64_t> skipped_calls_{0};
   std::atomic<uint64_t> shm_bytes_{0};
+  std::atomic<uint64_t> shm_stored_bytes_{0};
   std::atomic<uint64_t> shm_fallbacks_{0};
   std::atomic<uint64_t> lost_leases_{0};
 };

@@ -6,16 +6,17 @@
 
 namespace tessera {
 
-std::shared_ptr<FetchPieces> FetchPieces::Start(ChunkStore* store,
-                                                absl::Span<const ChunkKey> keys,
+std::shared_ptr<FetchPieces> FetchPieces::Start(ChunkStore* store, absl::Span<const ChunkKey> keys,
                                                 bool stop_at_first_miss) {
   auto self = std::make_shared<FetchPieces>();
   self->pieces_.resize(keys.size());
   std::vector<size_t> lower;
+  const size_t nowhere = store->tiers().size();
   for (size_t i = 0; i < keys.size(); ++i) {
     Piece& piece = self->pieces_[i];
     absl::StatusOr<FoundPiece> found = store->GetFast(keys[i]);
     if (found.ok()) {
+      store->CountLookup(0, found->handle.shape().bytes());
       piece.shape = found->handle.shape();
       piece.tier = std::move(found->tier);
       piece.state = State::kReady;
@@ -23,18 +24,22 @@ std::shared_ptr<FetchPieces> FetchPieces::Start(ChunkStore* store,
       continue;
     }
     if (std::optional<FoundPlace> place = store->Find(keys[i])) {
+      store->CountLookup(place->tier_index, place->shape.bytes());
       piece.shape = place->shape;
       piece.tier = std::move(place->tier);
       piece.state = State::kLoading;
       lower.push_back(i);
-    } else if (stop_at_first_miss) {
+    } else if (!stop_at_first_miss) {
+      store->CountLookup(nowhere, 0);
+    } else {
+      // What comes behind it is a miss too.
+      for (size_t missed = i; missed < keys.size(); ++missed) store->CountLookup(nowhere, 0);
       break;
     }
   }
   for (const size_t i : lower) {
-    store->Load(keys[i], [self, i](absl::StatusOr<FoundPiece> found) {
-      self->Loaded(i, std::move(found));
-    });
+    store->Load(keys[i],
+                [self, i](absl::StatusOr<FoundPiece> found) { self->Loaded(i, std::move(found)); });
   }
   return self;
 }

@@ -184,7 +184,11 @@ void KvCacheService::FillStats(cache::v1::StatsResponse* response) const {
   }
   response->set_uptime_ms(absl::ToInt64Milliseconds(absl::Now() - started_));
   response->set_draining(draining_);
-  for (const MetricSample& sample : StoreSamples(*parts_.store, *parts_.counters, parts_.shm)) {
+  for (const MetricSample& sample : StoreSamples({.store = parts_.store,
+                                                  .counters = parts_.counters,
+                                                  .shm = parts_.shm,
+                                                  .open_fetches = fetches_.size(),
+                                                  .open_stores = stores_.size()})) {
     auto* values = sample.counter ? response->mutable_counters() : response->mutable_gauges();
     (*values)[SampleName(sample)] = sample.value;
   }

@@ -57,8 +57,22 @@ void AddTiers(const std::vector<TierStats>& tiers, MetricSamples* out) {
   }
 }
 
+void AddLookups(const std::vector<LookupCounters>& lookups, MetricSamples* out) {
+  for (const LookupCounters& found : lookups) {
+    out->Counter(
+        "lookup_pieces", "Keys that readers asked for, by the fastest tier with the piece.",
+        static_cast<double>(found.pieces), {{"tier", found.tier.empty() ? "none" : found.tier}});
+  }
+  for (const LookupCounters& found : lookups) {
+    if (found.tier.empty()) continue;
+    out->Counter("lookup_hit_bytes", "Bytes of the pieces that were found.",
+                 static_cast<double>(found.bytes), {{"tier", found.tier}});
+  }
+}
+
 void AddStore(const ChunkStore& store, MetricSamples* out) {
   const StoreCounters counters = store.counters();
+  AddLookups(counters.lookups, out);
   out->Gauge("pinned_pieces", "Pieces that are pinned.", store.pins().size());
   out->Gauge("pinned_bytes", "Their bytes.", store.pins().bytes());
   out->Counter("tier_errors", "Failures of a tier that were taken as misses.",
@@ -98,10 +112,18 @@ void AddTransports(const TransportCounters& grpc, const ShmCounters& shm, Metric
   out->Counter("present_pieces", "Pieces that came and were here already.", grpc.present_pieces);
   out->Counter("rejected_pieces", "Pieces that came and found no room.", grpc.rejected_pieces);
   out->Counter("unauthenticated", "Calls without the token.", grpc.unauthenticated);
-  out->Gauge("shm_sessions", "Processes that read the memory in place.", shm.sessions);
-  out->Gauge("shm_leases", "Leases that they hold.", shm.leases);
+  out->Counter("reported_damaged", "Keys that readers reported as damaged.", grpc.deleted_damaged);
   out->Counter("refused_shm_sessions", "Sessions refused: another user, token, or too many.",
                shm.refused);
+}
+
+void AddOpenCalls(const StoreSources& sources, const ShmCounters& shm, MetricSamples* out) {
+  const char* const leases = "Readers that pin pieces now: Fetch calls, leases of shared memory.";
+  out->Gauge("leases", leases, static_cast<double>(sources.open_fetches), {{"transport", "grpc"}});
+  out->Gauge("leases", leases, static_cast<double>(shm.leases), {{"transport", "shm"}});
+  out->Gauge("open_stores", "Store calls under way.", static_cast<double>(sources.open_stores));
+  out->Gauge("shm_sessions", "Connections to read the memory in place.",
+             static_cast<double>(shm.sessions));
 }
 
 // What the process has from malloc; the memory tier is not in it.
@@ -136,12 +158,13 @@ class TierLatencies : public TierObserver {
 
 }  // namespace
 
-std::vector<MetricSample> StoreSamples(const ChunkStore& store, const TransportCounters& counters,
-                                       const ShmServer* shm) {
+std::vector<MetricSample> StoreSamples(const StoreSources& sources) {
   MetricSamples out("tessera_cache_");
-  AddTiers(store.Stats(), &out);
-  AddStore(store, &out);
-  AddTransports(counters, shm == nullptr ? ShmCounters() : shm->counters(), &out);
+  AddTiers(sources.store->Stats(), &out);
+  AddStore(*sources.store, &out);
+  const ShmCounters shm = sources.shm == nullptr ? ShmCounters() : sources.shm->counters();
+  AddTransports(*sources.counters, shm, &out);
+  AddOpenCalls(sources, shm, &out);
   AddHeap(&out);
   return out.Take();
 }

@@ -14,9 +14,17 @@
 
 namespace tessera {
 
-// All values of now; those of one name follow each other. `shm` may be null.
-std::vector<MetricSample> StoreSamples(const ChunkStore& store, const TransportCounters& counters,
-                                       const ShmServer* shm);
+// Where the values come from.
+struct StoreSources {
+  const ChunkStore* store = nullptr;
+  const TransportCounters* counters = nullptr;
+  const ShmServer* shm = nullptr;  // may be null
+  size_t open_fetches = 0;         // calls of the gRPC service, now
+  size_t open_stores = 0;
+};
+
+// All values of now; those of one name follow each other.
+std::vector<MetricSample> StoreSamples(const StoreSources& sources);
 
 // Name and labels in one, as Prometheus writes them: name{label="value"}.
 std::string SampleName(const MetricSample& sample);

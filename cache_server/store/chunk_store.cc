@@ -25,6 +25,7 @@ ChunkStore::ChunkStore(std::vector<std::unique_ptr<Tier>> tiers, ChunkStoreOptio
       events_(events),
       admission_(MakeAdmissionPolicy(options.admission)),
       promotion_(MakePromotionPolicy(options.promotion)),
+      lookups_(tiers_.size() + 1),
       pins_(options.pins),
       write_behind_(LowerTiers(tiers_), options.write_behind),
       loader_(options.loader, [this](const ChunkKey& key) { return LoadFromBelow(key); }) {
@@ -138,14 +139,15 @@ void ChunkStore::WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& hand
   const bool admitted = admission_->Admit(key);
   if ((!admitted && !pinned) || IsBelow(key)) return;
   write_behind_.Push(key, handle.Share());
-  // The handle keeps the entry from eviction: if it is gone, it was erased, perhaps before the push.
+  // The handle keeps the entry from eviction: if it is gone, it was erased, perhaps before the
+  // push.
   if (!tiers_[0]->Find(key)) write_behind_.Forget(key);
 }
 
 // What is in memory may be on its way down, and what is below on its way up. From memory down, and
 // memory once more: a write is forgotten before the lower tiers are erased, and so are the loads
-// that read the key before it was erased there. Under the mutex such a load has either committed the
-// key already, and it is erased, or it will see that it must not.
+// that read the key before it was erased there. Under the mutex such a load has either committed
+// the key already, and it is erased, or it will see that it must not.
 bool ChunkStore::Erase(const ChunkKey& key) {
   pins_.Unpin(key);
   const bool found = Find(key).has_value();
@@ -214,8 +216,20 @@ std::vector<TierStats> ChunkStore::Stats() const {
   return stats;
 }
 
+void ChunkStore::CountLookup(size_t tier, uint64_t bytes) {
+  lookups_[tier].pieces.fetch_add(1, std::memory_order_relaxed);
+  lookups_[tier].bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 StoreCounters ChunkStore::counters() const {
-  return {.tier_errors = tier_errors_.load(std::memory_order_relaxed),
+  std::vector<LookupCounters> lookups;
+  for (size_t tier = 0; tier < lookups_.size(); ++tier) {
+    lookups.push_back({.tier = tier < names_.size() ? names_[tier] : "",
+                       .pieces = lookups_[tier].pieces.load(std::memory_order_relaxed),
+                       .bytes = lookups_[tier].bytes.load(std::memory_order_relaxed)});
+  }
+  return {.lookups = std::move(lookups),
+          .tier_errors = tier_errors_.load(std::memory_order_relaxed),
           .loads = loader_.counters(),
           .writes = write_behind_.counters()};
 }

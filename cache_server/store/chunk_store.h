@@ -31,8 +31,16 @@ struct ChunkStoreOptions {
   PromotionKind promotion = PromotionKind::kAlways;
 };
 
+// Of keys that readers asked for.
+struct LookupCounters {
+  std::string tier;  // the fastest that had them; empty: none had
+  uint64_t pieces = 0;
+  uint64_t bytes = 0;
+};
+
 struct StoreCounters {
-  uint64_t tier_errors = 0;  // a tier failed otherwise than by a miss; taken as a miss
+  std::vector<LookupCounters> lookups;  // fastest tier first, none last
+  uint64_t tier_errors = 0;             // a tier failed otherwise than by a miss; taken as a miss
   LoaderCounters loads;
   WriteBehindCounters writes;
 };
@@ -47,8 +55,8 @@ struct FoundPlace {
 // Thread-safe.
 //
 // The first tier is memory: all bytes that are served lie there. A piece that is found further down
-// is loaded into it first, by a loader thread, once for all who want it; if there is no room it is a
-// miss. Whether it stays there is the promotion policy's choice. What is committed goes down when
+// is loaded into it first, by a loader thread, once for all who want it; if there is no room it is
+// a miss. Whether it stays there is the promotion policy's choice. What is committed goes down when
 // the admission policy says so, through a bounded queue: never in the way of a request.
 class ChunkStore {
  public:
@@ -79,8 +87,7 @@ class ChunkStore {
 
   // Room in the first tier; errors as Tier::Allocate. ALREADY_EXISTS also when a lower tier has the
   // key.
-  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape,
-                                       const Tenant& tenant);
+  absl::StatusOr<WriteHandle> Allocate(const ChunkKey& key, PieceShape shape, const Tenant& tenant);
 
   // Makes the piece visible, and queues it for the lower tiers if it is admitted. Errors as
   // Tier::Commit.
@@ -102,6 +109,10 @@ class ChunkStore {
   // Waits until all that is queued now has been written down or dropped.
   void WaitForWriteDowns();
 
+  // For who serves readers: a key that one asked for was in this tier (tiers().size(): in none),
+  // with so many bytes.
+  void CountLookup(size_t tier, uint64_t bytes);
+
   const std::vector<std::unique_ptr<Tier>>& tiers() const { return tiers_; }
   const PinTable& pins() const { return pins_; }
   std::vector<TierStats> Stats() const;
@@ -118,11 +129,17 @@ class ChunkStore {
   // The piece was stored or read; `pinned` admits it by itself.
   void WriteDownIfAdmitted(const ChunkKey& key, const ReadHandle& handle, bool pinned);
 
+  struct Lookups {
+    std::atomic<uint64_t> pieces{0};
+    std::atomic<uint64_t> bytes{0};
+  };
+
   const std::vector<std::unique_ptr<Tier>> tiers_;
   std::vector<std::string> names_;
   KeyEvents* const events_;
   const std::unique_ptr<AdmissionPolicy> admission_;
   const std::unique_ptr<PromotionPolicy> promotion_;
+  std::vector<Lookups> lookups_;  // by tier, and one for none
   std::atomic<uint64_t> tier_errors_{0};
   absl::Mutex erase_mutex_;  // see Erase
   PinTable pins_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/version.h"
 #include "boost/json/array.hpp"
 #include "boost/json/object.hpp"
 #include "boost/json/serialize.hpp"
@@ -25,7 +26,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::string_view kVersion = "0.1.0";
 constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
 

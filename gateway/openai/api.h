@@ -59,7 +59,9 @@ class Api final : public http::Handler {
    public:
     explicit Observer(Api* api) : api_(*api) {}
     void OnAccepted() override { api_.api_metrics_.OnAccepted(); }
-    void OnNextToken(absl::Duration gap) override { api_.api_metrics_.OnNextToken(gap); }
+    void OnNextToken(Endpoint endpoint, absl::Duration gap) override {
+      api_.api_metrics_.OnNextToken(endpoint, gap);
+    }
     void OnFinished(const CompletionReport& report) override;
 
    private:

@@ -222,7 +222,7 @@ void Completion::Observe(PromptCall& call, const v1::Token& token) {
   first_token_ = std::min(first_token_, now);
   absl::Time& last = call.last_tokens[token.index()];
   if (context_.observer != nullptr && last != absl::InfinitePast()) {
-    context_.observer->OnNextToken(now - last);
+    context_.observer->OnNextToken(endpoint_, now - last);
   }
   last = now;
 }
@@ -358,7 +358,7 @@ CompletionReport Completion::MakeReport(const absl::Status& outcome) const {
   report.endpoint = endpoint_;
   report.caller = caller_;
   report.http_status = stream_begun_ ? 200 : HttpStatus(outcome);
-  report.complete = outcome.ok();
+  report.outcome = outcome.code();
   report.usage = SumUsage(usage);
   report.completion_tokens = static_cast<uint32_t>(usage.completion_tokens);
   report.streamed = request_.stream;

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "base/request_buckets.h"
 
 namespace tessera::openai {
 
@@ -31,34 +32,25 @@ struct ApiMetrics::Series {
 
 namespace {
 
-using Buckets = std::vector<double>;
-
 struct HistogramName {
   const char* name;
   const char* help;
-  Buckets buckets;
+  const std::vector<double>& buckets;
 };
 
-// vLLM's buckets, with finer ones below: a hit may take a millisecond.
 const std::vector<HistogramName>& HistogramNames() {
-  static const Buckets first = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,
-                                0.75,  1,      2.5,   5,    7.5,  10,   20,   40,   80,  160,  640};
-  static const Buckets between = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
-                                  0.3,   0.4,    0.5,   0.75, 1,     2.5,  5,     10,  20,   40};
-  static const Buckets whole = {0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,   1.5, 2,   2.5, 5,
-                                10,    15,   20,   30,  40,  50,  60,  120, 240, 480, 960};
-  static const Buckets tokens = {1,    2,    5,    10,    20,    50,    100,    200,   500,
-                                 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
   static const std::vector<HistogramName> names = {
-      {"time_to_first_token_seconds", "From a request's arrival to its first token.", first},
-      {"inter_token_latency_seconds", "Between two tokens of one answer.", between},
-      {"e2e_request_latency_seconds", "From a request's arrival to its end.", whole},
+      {"time_to_first_token_seconds", "From a request's arrival to its first token.",
+       FirstTokenBuckets()},
+      {"inter_token_latency_seconds", "Between two tokens of one answer.", NextTokenBuckets()},
+      {"e2e_request_latency_seconds", "From a request's arrival to its end.", RequestBuckets()},
       {"request_queue_time_seconds", "In the worker's queue, of a request's slowest prompt.",
-       whole},
-      {"request_prefill_time_seconds", "From the worker's start to the first token.", whole},
-      {"request_decode_time_seconds", "From a request's first token to its end.", whole},
-      {"request_prompt_tokens", "Prompt tokens of a request.", tokens},
-      {"request_generation_tokens", "Generated tokens of a request.", tokens},
+       RequestBuckets()},
+      {"request_prefill_time_seconds", "From the worker's start to the first token.",
+       RequestBuckets()},
+      {"request_decode_time_seconds", "From a request's first token to its end.", RequestBuckets()},
+      {"request_prompt_tokens", "Prompt tokens of a request.", TokenBuckets()},
+      {"request_generation_tokens", "Generated tokens of a request.", TokenBuckets()},
   };
   return names;
 }
@@ -79,7 +71,7 @@ uint64_t PromptTokens(const worker::v1::PromptUsage& usage) {
 }  // namespace
 
 ApiMetrics::ApiMetrics(Metrics* metrics, ApiMetricsOptions options)
-    : metrics_(metrics), options_(std::move(options)) {
+    : metrics_(metrics), options_(std::move(options)), requests_(metrics) {
   metrics_->AddSource([this] { return Samples(); });
 }
 
@@ -113,13 +105,15 @@ void ApiMetrics::OnAccepted() {
   current_ = SeriesOf(model ? model->name() : "");
 }
 
-void ApiMetrics::OnNextToken(absl::Duration gap) {
+void ApiMetrics::OnNextToken(Endpoint endpoint, absl::Duration gap) {
+  requests_.OnNextToken(endpoint, gap);
   Series* const series = current_;
   if (series != nullptr) series->Observe(kInterToken, gap);
 }
 
 void ApiMetrics::OnFinished(const CompletionReport& report) {
   --open_;
+  requests_.OnFinished(report);
   Series* const series = current_;
   if (series == nullptr) return;
   for (const std::string_view reason : report.finish_reasons) {
@@ -191,10 +185,10 @@ void ApiMetrics::AddModelSamples(std::vector<MetricSample>* samples) const {
       [](const Series& s) { return s.prompt_tokens.load(); });
   add("generation_tokens_total", "Tokens that were generated.",
       [](const Series& s) { return s.generation_tokens.load(); });
-  add("prefix_cache_queries_total", "Prompt tokens that were looked for in the cache.",
+  add("prefix_cache_queries_total", "Prompt tokens, whether or not a cache could have them.",
       [](const Series& s) { return s.prompt_tokens.load(); });
-  add("prefix_cache_hits_total", "Prompt tokens from the cache that were not recomputed.",
-      [](const Series& s) { return s.exact + s.blended; });
+  add("prefix_cache_hits_total", "Of these, found in any cache, even if recomputed.",
+      [](const Series& s) { return s.exact + s.blended + s.recomputed; });
   const std::pair<const char*, std::atomic<uint64_t> Series::*> sources[] = {
       {"exact", &Series::exact},
       {"blended", &Series::blended},

@@ -22,6 +22,7 @@
 #include "absl/time/time.h"
 #include "base/metrics.h"
 #include "gateway/openai/observer.h"
+#include "gateway/openai/request_metrics.h"
 #include "gateway/router/worker_pool.h"
 
 namespace tessera::openai {
@@ -45,7 +46,7 @@ class ApiMetrics final : public CompletionObserver {
   ~ApiMetrics() override;
 
   void OnAccepted() override;
-  void OnNextToken(absl::Duration gap) override;
+  void OnNextToken(Endpoint endpoint, absl::Duration gap) override;
   void OnFinished(const CompletionReport& report) override;
 
   // `route` is one of a fixed set and lives as long as the process.
@@ -75,6 +76,7 @@ class ApiMetrics final : public CompletionObserver {
 
   Metrics* const metrics_;
   const ApiMetricsOptions options_;
+  RequestMetrics requests_;
   std::atomic<uint64_t> open_{0};
   // Of the model that was served last; never null.
   std::atomic<Series*> current_{nullptr};

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "gateway/openai/request.h"
 #include "proto/worker.pb.h"
@@ -21,7 +22,7 @@ struct CompletionReport {
   // What the client got; 200 for a stream that had begun, even if it failed later.
   int http_status = 0;
   // OK, or why the answer is not whole: a stream may have failed after its 200.
-  bool complete = false;
+  absl::StatusCode outcome = absl::StatusCode::kUnknown;
   // Of every answer: "stop", "length"; "abort" for those that were cut off.
   std::vector<std::string_view> finish_reasons;
   // Of all its prompts together; empty when no prefill ended.
@@ -44,7 +45,7 @@ class CompletionObserver {
   // A request was accepted and is being prepared, or waits for that; OnFinished follows for each.
   virtual void OnAccepted() = 0;
   // A token came, so long after the one before it in the same answer.
-  virtual void OnNextToken(absl::Duration gap) = 0;
+  virtual void OnNextToken(Endpoint endpoint, absl::Duration gap) = 0;
   virtual void OnFinished(const CompletionReport& report) = 0;
 };
 

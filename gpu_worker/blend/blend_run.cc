@@ -248,7 +248,7 @@ Prefilled BlendRun::Report(const Activations& h) {
     outcome.tokens = places_[i].tokens;
     outcome.exact = places_[i].exact;
     outcome.cached_tokens = loader_.cached_tokens(i);
-    outcome.tier = loader_.tier(i);
+    outcome.found = loader_.found(i);
     const auto first = std::lower_bound(picked_.begin(), picked_.end(), places_[i].start);
     outcome.recomputed_tokens =
         std::lower_bound(first, picked_.end(), places_[i].start + outcome.cached_tokens) - first;

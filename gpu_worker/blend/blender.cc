@@ -189,13 +189,13 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequ
                 &cancelled);
   const absl::Duration timeout = fetch ? FetchTimeout(done.tokens) : absl::ZeroDuration();
   CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(timeout, done.kv));
-  int64_t cached = run.cached_tokens();
+  int64_t start = 0;
   for (const std::vector<uint32_t>& segment : request.segments) {
     SegmentOutcome outcome = {.tokens = static_cast<int64_t>(segment.size()), .exact = true};
-    outcome.cached_tokens = std::min(outcome.tokens, cached);
-    if (outcome.cached_tokens > 0) outcome.tier = run.tier();
-    cached -= outcome.cached_tokens;
-    done.segments.push_back(outcome);
+    outcome.cached_tokens = std::clamp<int64_t>(run.cached_tokens() - start, 0, outcome.tokens);
+    outcome.found = run.Found(start, outcome.tokens);
+    start += outcome.tokens;
+    done.segments.push_back(std::move(outcome));
   }
   if (request.store) done.fresh = run.TakeFresh(MakeTenant(request.salt));
   SetLogits(last, &done);

@@ -23,6 +23,7 @@
 #include "gpu_worker/blend/cost_model.h"
 #include "gpu_worker/blend/kv_loader.h"
 #include "gpu_worker/blend/policy.h"
+#include "gpu_worker/blend/tier_tokens.h"
 #include "gpu_worker/model/decoder.h"
 
 namespace tessera {
@@ -80,13 +81,23 @@ struct SegmentOutcome {
   int64_t cached_tokens = 0;      // its first tokens that came from the cache
   int64_t recomputed_tokens = 0;  // of these, chosen by the policy
   bool exact = false;             // cached in just the context that it has here
-  std::string tier;               // of the cache server, or kWorkerTier; empty: not cached
+  std::vector<TierTokens> found;  // cached_tokens, by the tiers that they came from, in order
+
+  // That of its first token; empty: not cached.
+  std::string tier() const { return found.empty() ? "" : found.front().tier; }
 };
 
 // What a prefill took, against what the cost model says of it in hindsight.
 struct PrefillCost {
   CostDecision predicted;
   double compute_seconds = 0;  // without waiting for the cache
+};
+
+// Tokens that the cache server was known to have, as chunks or as a prefix, when the cost model
+// chose; and what it chose.
+struct PullChoice {
+  int64_t pulled = 0;
+  int64_t recomputed = 0;  // computing them was predicted to be faster
 };
 
 struct Prefilled {
@@ -98,6 +109,7 @@ struct Prefilled {
   std::vector<FreshChunk> fresh;         // to be stored after the first token is out, if at all
   bool blended = false;                  // otherwise it was a full prefill
   bool chosen = false;                   // by the cost model
+  PullChoice pulls;                      // of the cost model
   // It chose a full prefill, and would have chosen a blend of chunks that are there: these are
   // worth being computed ahead.
   bool wants_chunks = false;
@@ -156,8 +168,9 @@ class Blender {
 
  private:
   // full: the request as a full prefill.
+  // asked: whether it is known what the cache has.
   Steps<CostDecision> Deciding(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
-                               PromptShape* shape);
+                               PromptShape* shape, bool* asked);
   // Fills in what the cache has; true when done. No byte of KV moves.
   Steps<bool> AskingCache(const std::vector<WantedChunk>& wanted, const BlendRequest& full,
                           PromptShape* shape);

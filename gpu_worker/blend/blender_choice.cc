@@ -63,7 +63,7 @@ Steps<bool> Blender::AskingCache(const std::vector<WantedChunk>& wanted, const B
 
 // Where the choice is the same whatever the cache has, it is not asked.
 Steps<CostDecision> Blender::Deciding(const std::vector<WantedChunk>& wanted,
-                                      const BlendRequest& full, PromptShape* shape) {
+                                      const BlendRequest& full, PromptShape* shape, bool* asked) {
   for (size_t i = 0; i < wanted.size(); ++i) {
     ChunkShape& chunk = shape->chunks[i];
     if (pool_.Holds(wanted[i].key)) chunk.cached = chunk.resident = chunk.tokens;
@@ -71,7 +71,7 @@ Steps<CostDecision> Blender::Deciding(const std::vector<WantedChunk>& wanted,
   const PromptShape all = AllCached(*shape);
   const CostDecision cold = costs_->Choose(*shape), warm = costs_->Choose(all);
   if (cold.blend != warm.blend || !TakesAll(warm, all)) {
-    co_await AskingCache(wanted, full, shape);
+    *asked = co_await AskingCache(wanted, full, shape);
   } else if (cold.blend) {
     co_return cold;
   } else {
@@ -90,7 +90,9 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& 
   PromptShape shape = ShapeOf(request, config_, decoder_.config());
   ChunkShape& lead = shape.chunks.front();
   lead.cached = lead.resident = shape.prefix = shape.resident_prefix = memory.resident_tokens;
-  const CostDecision decision = co_await Deciding(wanted, full, &shape);
+  bool asked = false;
+  const CostDecision decision = co_await Deciding(wanted, full, &shape, &asked);
+  const PullChoice pulls = asked ? PullsOf(decision, shape) : PullChoice();
   if (decision.blend) {
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (decision.taken[i] < shape.chunks[i].cached) wanted[i].most_fetched = decision.taken[i];
@@ -98,6 +100,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& 
     CO_ASSIGN_OR_RETURN(Prefilled blended, co_await Blending(request, std::move(wanted),
                                                              std::move(memory), cancelled));
     blended.chosen = true;
+    blended.pulls = pulls;
     co_return blended;
   }
   // What is too slow to fetch is too slow to store.
@@ -106,6 +109,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingCheaper(const BlendRequest& 
   CO_ASSIGN_OR_RETURN(Prefilled done, co_await PrefillingBehindPrefix(
                                           full, /*fetch=*/!slow, std::move(memory), cancelled));
   done.chosen = true;
+  done.pulls = pulls;
   done.wants_chunks =
       request.store && config_.sink != SinkKind::kLead && costs_->Choose(AllCached(shape)).blend;
   co_return done;

@@ -94,7 +94,7 @@ bool ChunkLoad::HasHeader() {
   while (cached_pieces_ < fetched_pieces_ && !tiers[first_target_ + cached_pieces_].empty()) {
     ++cached_pieces_;
   }
-  if (cached_pieces_ > 0) tier_ = tiers[first_target_];
+  tiers_.assign(tiers.begin() + first_target_, tiers.begin() + first_target_ + cached_pieces_);
   return true;
 }
 
@@ -182,7 +182,7 @@ void ChunkLoad::PrefillFrom(int64_t first_piece) {
     chunk_ = std::move(fresh);
   }
   cached_pieces_ = next_piece_ = first_piece;
-  if (first_piece == 0) tier_.clear();
+  tiers_.resize(first_piece);
   fetch_ = nullptr;
 }
 
@@ -198,6 +198,15 @@ void ChunkLoad::PieceDone() {
 
 int64_t ChunkLoad::cached_tokens() const {
   return std::min(chunk_->tokens(), cached_pieces_ * tokens_per_piece_);
+}
+
+std::vector<TierTokens> ChunkLoad::found() const {
+  std::vector<TierTokens> found;
+  for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+    const int64_t start = piece * tokens_per_piece_;
+    AddTokens(tiers_[piece], std::min(chunk_->tokens() - start, tokens_per_piece_), &found);
+  }
+  return found;
 }
 
 absl::Time ChunkLoad::ready_by() const {

@@ -18,6 +18,7 @@
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
 #include "gpu_worker/blend/raw_chunk.h"
+#include "gpu_worker/blend/tier_tokens.h"
 #include "gpu_worker/model/decoder.h"
 
 namespace tessera {
@@ -95,9 +96,9 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   // Only layers that were polled ready may be read; valid for as long as the load is held, also
   // when the rest has to be prefilled into another chunk.
   const RawChunk& chunk() const { return *chunk_; }
-  // First tokens that came from the cache server, and the tier they came from; empty for none.
+  // First tokens that came from the cache server, and by the tiers that they came from, in order.
   int64_t cached_tokens() const;
-  const std::string& tier() const { return tier_; }
+  std::vector<TierTokens> found() const;
   // When to poll again at the latest.
   absl::Time ready_by() const;
 
@@ -145,7 +146,7 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   bool fresh_taken_ = false;
   int64_t losses_ = 0;
   KvMemory kv_;  // of the sink and the pieces before next_piece_; empty until one is computed
-  std::string tier_;
+  std::vector<std::string> tiers_;  // of the pieces that come from the cache
 };
 
 // The right to compute a load's next piece: others wait for it. Given up when it is dropped before

@@ -115,9 +115,10 @@ int64_t KvLoader::cached_tokens(size_t i) const {
   return source.load == nullptr ? source.resident->tokens() : source.load->cached_tokens();
 }
 
-const std::string& KvLoader::tier(size_t i) const {
-  static const std::string* const resident = new std::string(kWorkerTier);
-  return chunks_[i].load == nullptr ? *resident : chunks_[i].load->tier();
+std::vector<TierTokens> KvLoader::found(size_t i) const {
+  const Source& source = chunks_[i];
+  if (source.load != nullptr) return source.load->found();
+  return {{kWorkerTier, source.resident->tokens()}};
 }
 
 bool KvLoader::Confirm() {

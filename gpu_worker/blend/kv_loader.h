@@ -59,8 +59,8 @@ class KvLoader {
   const RawChunk& chunk(size_t i) const;
   // First tokens of chunk i that came from the cache or were resident.
   int64_t cached_tokens(size_t i) const;
-  // The tier they came from, kWorkerTier if they were resident; empty for none.
-  const std::string& tier(size_t i) const;
+  // These by the tiers they came from, in order; kWorkerTier if they were resident.
+  std::vector<TierTokens> found(size_t i) const;
 
   // When all that is wanted was read, and before anybody sees what was made of it: whether what was
   // read is what the cache had. If not, chunks are to be computed, and all layers to be read again.

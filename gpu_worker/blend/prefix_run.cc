@@ -1,5 +1,6 @@
 #include "gpu_worker/blend/prefix_run.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -22,10 +23,10 @@ PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* 
       resident_(resident),
       chunk_(std::make_unique<RawChunk>(decoder->config(), blocks_ * tokens_per_block,
                                         tokens_per_block, decoder->memory())),
-      cached_blocks_(resident) {
+      cached_blocks_(resident),
+      tiers_(resident, kWorkerTier) {
   CHECK_GT(static_cast<int64_t>(ids.size()), blocks_ * tokens_per_block);
   CHECK_LE(resident, blocks_);
-  if (resident > 0) tier_ = kWorkerTier;
 }
 
 Steps<absl::StatusOr<Activations>> PrefixRun::Run(absl::Duration fetch_timeout,
@@ -80,9 +81,21 @@ Steps<absl::Status> PrefixRun::Fetching(absl::Duration timeout) {
   }
   chunk_->AwaitBrought();
   if (arrived == resident_ || !stream->LeaseHeld()) co_return absl::OkStatus();
-  if (resident_ == 0) tier_ = tiers[0];
   cached_blocks_ = arrived;
+  tiers_.insert(tiers_.end(), tiers.begin(), tiers.begin() + (arrived - resident_));
   co_return absl::OkStatus();
+}
+
+std::vector<TierTokens> PrefixRun::Found(int64_t first, int64_t count) const {
+  std::vector<TierTokens> found;
+  const int64_t end = std::min(first + count, cached_tokens());
+  while (first < end) {
+    const int64_t block = first / tokens_per_block_;
+    const int64_t block_end = std::min(end, (block + 1) * tokens_per_block_);
+    AddTokens(tiers_[block], block_end - first, &found);
+    first = block_end;
+  }
+  return found;
 }
 
 std::vector<FreshChunk> PrefixRun::TakeFresh(const Tenant& tenant) {

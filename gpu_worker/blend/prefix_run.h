@@ -18,6 +18,7 @@
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/chunk_prefill.h"
 #include "gpu_worker/blend/raw_chunk.h"
+#include "gpu_worker/blend/tier_tokens.h"
 #include "gpu_worker/model/decoder.h"
 
 namespace tessera {
@@ -39,9 +40,10 @@ class PrefixRun {
   // A cache that fails has nothing; with a timeout of zero it is not asked. CANCELLED only.
   Steps<absl::StatusOr<Activations>> Run(absl::Duration fetch_timeout, const KvMemory& kv);
 
-  // First tokens that were resident or came from the cache, and the tier they came from.
+  // First tokens that were resident or came from the cache.
   int64_t cached_tokens() const { return cached_blocks_ * tokens_per_block_; }
-  const std::string& tier() const { return tier_; }
+  // Those of the tokens first .. first + count - 1, by the tiers that they came from, in order.
+  std::vector<TierTokens> Found(int64_t first, int64_t count) const;
 
   // The blocks that were computed; nothing, if none was.
   std::vector<FreshChunk> TakeFresh(const Tenant& tenant);
@@ -62,7 +64,7 @@ class PrefixRun {
   const int64_t resident_;
   std::shared_ptr<RawChunk> chunk_;
   int64_t cached_blocks_;
-  std::string tier_;
+  std::vector<std::string> tiers_;  // of these
 };
 
 }  // namespace tessera

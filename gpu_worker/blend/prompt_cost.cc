@@ -1,5 +1,7 @@
 #include "gpu_worker/blend/prompt_cost.h"
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "gpu_worker/device/tensor.h"
 
@@ -61,6 +63,21 @@ PromptShape ShapeOf(const BlendRequest& request, const BlendConfig& config,
     }
   }
   return shape;
+}
+
+PullChoice PullsOf(const CostDecision& decision, const PromptShape& shape) {
+  int64_t in_chunks = 0, taken = 0;
+  for (size_t i = 0; i < shape.chunks.size(); ++i) {
+    const ChunkShape& chunk = shape.chunks[i];
+    in_chunks += chunk.cached - chunk.resident;
+    if (!decision.blend) continue;
+    taken += std::max<int64_t>(0, std::min(decision.taken[i], chunk.cached) - chunk.resident);
+  }
+  if (decision.blend) return {.pulled = taken, .recomputed = in_chunks - taken};
+  // The same tokens may be there as chunks and as a prefix.
+  const int64_t in_prefix = shape.prefix - shape.resident_prefix;
+  const int64_t pulled = decision.fetch_prefix ? in_prefix : 0;
+  return {.pulled = pulled, .recomputed = std::max(in_chunks, in_prefix) - pulled};
 }
 
 }  // namespace tessera

@@ -19,6 +19,9 @@ PromptShape AllCached(PromptShape shape);
 PromptShape ShapeOf(const BlendRequest& request, const BlendConfig& config,
                     const ModelConfig& model, const Prefilled& prefilled);
 
+// What the decision makes of what the cache has, all of which is in the shape.
+PullChoice PullsOf(const CostDecision& decision, const PromptShape& shape);
+
 }  // namespace tessera
 
 #endif  // TESSERA_GPU_WORKER_BLEND_PROMPT_COST_H_

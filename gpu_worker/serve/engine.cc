@@ -87,6 +87,7 @@ EngineStats Engine::stats() const {
   absl::MutexLock lock(&mutex_);
   EngineStats stats = stats_;
   stats.waiting = std::max(stats.waiting, inbox_.waiting());
+  stats.most_waiting = options_.queue;
   return stats;
 }
 

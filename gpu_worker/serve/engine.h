@@ -46,6 +46,7 @@ struct EngineOptions {
 // How it stands.
 struct EngineStats {
   size_t waiting = 0;
+  size_t most_waiting = 0;  // past it requests are refused
   size_t running = 0;
   uint64_t preemptions = 0;  // since the start
   int64_t kv_blocks = 0;     // in all

@@ -19,7 +19,7 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
     worker::v1::SegmentReport& report = *started.add_segments();
     report.set_tokens(segment.tokens);
     report.set_recomputed_tokens(segment.recomputed_tokens);
-    report.set_tier(segment.tier);
+    report.set_tier(segment.tier());
     report.set_source(segment.cached_tokens == 0 ? worker::v1::SegmentReport::COMPUTED
                       : segment.cached_tokens == segment.tokens
                           ? worker::v1::SegmentReport::CACHE

@@ -17,14 +17,20 @@
 #include "absl/time/time.h"
 #include "base/metric_samples.h"
 #include "base/metrics.h"
-#include "cache_server/client/cache_client.h"
 #include "gpu_worker/blend/blender.h"
-#include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/cost_model.h"
 #include "gpu_worker/serve/engine.h"
 #include "gpu_worker/serve/generation.h"
+#include "gpu_worker/serve/vllm_names.h"
 
 namespace tessera {
+
+struct WorkerMetricsOptions {
+  int64_t kv_bytes_per_token = 0;  // as the cache stores it
+  bool has_cache = false;          // a cache server is asked
+  // The served model, for metrics under vLLM's names; empty: there are none.
+  std::string vllm_model;
+};
 
 // Thread-safe.
 class WorkerMetrics {
@@ -33,7 +39,7 @@ class WorkerMetrics {
   using Source = std::function<void(MetricSamples* samples)>;
 
   // `metrics` must outlive it, and lose its sources before this object ends.
-  explicit WorkerMetrics(Metrics* metrics);
+  explicit WorkerMetrics(Metrics* metrics, WorkerMetricsOptions options = {});
 
   // For a part of the worker that counts by itself; what it reads must live until the metrics lose
   // their sources.
@@ -46,6 +52,10 @@ class WorkerMetrics {
   // A request that the engine never heard of or did not take.
   void CountRefused(const absl::Status& status);
 
+  // What is counted here under vLLM's names, beside what the engine says; nothing without a
+  // vllm_model. For Metrics::AddSource.
+  std::vector<MetricSample> VllmSamples(const EngineStats& stats) const;
+
   // What the self-test found; kl: nats, meaningless if it did not come so far.
   void SetSelfTest(bool passed, double kl);
 
@@ -53,15 +63,25 @@ class WorkerMetrics {
   class Listener;
   static constexpr size_t kMostTiers = 8;
 
+  using ByTier = std::map<std::string, uint64_t>;
+
   void CountEnd(const absl::Status& status);
+  void CountRequest(absl::StatusCode code, const FinishedRequest& request, bool prefilled);
   void CountPrefill(const Prefilled& prefilled, bool prefixes, absl::Duration queued,
                     absl::Duration prefill);
   void CountCost(const Prefilled& prefilled);
-  void CountTier(const std::string& tier);
+  void CountTiers(const Prefilled& prefilled);
+  static void AddToTier(const std::string& tier, uint64_t count, ByTier* tiers);
+  ValueHistogram* WholeRequests(absl::StatusCode code) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<MetricSample> Samples() const;
   void AddRequests(MetricSamples* samples) const;
   void AddPrompts(MetricSamples* samples) const;
+  void AddLookups(MetricSamples* samples) const;
+  void AddDecisions(MetricSamples* samples) const;
 
+  Metrics& metrics_;
+  const WorkerMetricsOptions options_;
+  std::unique_ptr<VllmNames> vllm_;  // null: not wanted
   // Histograms live in `metrics`.
   LatencyHistogram* queue_;
   LatencyHistogram* blend_;  // prefill seconds
@@ -69,26 +89,29 @@ class WorkerMetrics {
   LatencyHistogram* off_;
   LatencyHistogram* first_token_;
   LatencyHistogram* between_tokens_;
+  ValueHistogram* decode_;
+  ValueHistogram* request_prompt_tokens_;
+  ValueHistogram* request_generated_tokens_;
   std::array<ValueHistogram*, kPrefillKinds> cost_error_;
 
   std::atomic<uint64_t> generated_ = 0;
   std::atomic<uint64_t> stopped_ = 0;  // answers that ended by an end token
   std::atomic<uint64_t> full_length_ = 0;
+  std::atomic<uint64_t> aborted_ = 0;  // answers that are not whole
   std::atomic<uint64_t> exact_ = 0, blended_ = 0, recomputed_ = 0, computed_ = 0;  // prompt tokens
+  std::atomic<uint64_t> looked_up_ = 0;                                            // prompt tokens
   std::atomic<uint64_t> chose_blend_ = 0, chose_full_ = 0;
+  std::atomic<uint64_t> pulled_ = 0, pull_declined_ = 0;                         // tokens
+  std::array<std::atomic<double>, kPrefillKinds> predicted_ = {}, actual_ = {};  // seconds
   std::atomic<bool> self_test_passed_ = false;
   std::atomic<double> self_test_kl_ = 0;
   mutable absl::Mutex mutex_;
   std::map<absl::StatusCode, uint64_t> ends_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, uint64_t> tiers_ ABSL_GUARDED_BY(mutex_);  // segments by tier; "": computed
+  std::map<absl::StatusCode, ValueHistogram*> whole_ ABSL_GUARDED_BY(mutex_);
+  ByTier tiers_ ABSL_GUARDED_BY(mutex_);  // segments by tier; "": computed
+  ByTier found_ ABSL_GUARDED_BY(mutex_);  // prompt tokens
   std::vector<Source> sources_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Samples of parts that count by themselves, for WorkerMetrics::AddSource.
-void AddClientSamples(const ClientCounters& counters, MetricSamples* samples);
-void AddEngineSamples(const EngineStats& stats, MetricSamples* samples);
-void AddPoolSamples(const ChunkPoolStats& stats, MetricSamples* samples);
-void AddCostSamples(const CostModel& costs, MetricSamples* samples);
 
 }  // namespace tessera
 

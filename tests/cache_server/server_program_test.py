@@ -125,7 +125,8 @@ def check_metrics(programs):
         for wanted in ('tier_hits_total{tier="ram"} 1', 'tier_entries{tier="rocksdb"} 1',
                        'sent_bytes_total{transport="grpc"} 60000', 'received_bytes_total{transport="grpc"} 60000',
                        'missing_pieces_total{transport="grpc"} 1', 'written_pieces_total 1', "write_queue_bytes 0",
-                       'tier_medium{tier="rocksdb",what="stall_stopped"} 0', "shm_leases 0", "dropped_writes_total 0",
+                       'tier_medium{tier="rocksdb",what="stall_stopped"} 0', 'leases{transport="shm"} 0',
+                       'lookup_pieces_total{tier="ram"} 1', "dropped_writes_total 0",
                        'checksum_failures_total{transport="grpc"} 0', 'expired_leases_total{transport="shm"} 0'):
             assert re.search(f"^tessera_cache_{re.escape(wanted)}$", text, re.MULTILINE), wanted
         assert 'tessera_cache_tier_seconds_count{call="commit",tier="rocksdb"} 1' in text

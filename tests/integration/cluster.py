@@ -132,9 +132,10 @@ class Cluster:
         self.processes.append(process)
         return process.await_line("event=ready")
 
-    def cache(self, ram_bytes=1 << 30, port=None):
+    def cache(self, ram_bytes=1 << 30, port=None, **flags):
         port = port or free_port()
-        return self.run("cache", [f"--listen=127.0.0.1:{port}", f"--ram_bytes={ram_bytes}"], port)
+        flags = {"listen": f"127.0.0.1:{port}", "ram_bytes": ram_bytes, **flags}
+        return self.run("cache", [f"--{k}={v}" for k, v in flags.items()], port)
 
     def worker(self, cache_address, **flags):
         port = free_port()

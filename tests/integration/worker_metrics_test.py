@@ -21,7 +21,10 @@ class WorkerMetricsTest(ClusterTest):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name.removeprefix("tessera_worker_"): float(value) for name, value in pairs}
+        values = {name.removeprefix("tessera_worker_"): float(value) for name, value in pairs}
+        for name in ("fetched_bytes_total", "stored_bytes_total"):
+            values[name] = sum(values[f'{name}{{transport="{way}"}}'] for way in ("grpc", "shm"))
+        return values
 
     def scrape_until(self, ready, tries=100):
         """What is counted at a request's end may come a moment after its answer."""
@@ -42,6 +45,7 @@ class WorkerMetricsTest(ClusterTest):
 
     def test_values(self):
         before, answers = self.scrape(), []
+        self.assertFalse([name for name in before if name.startswith("vllm:")], "nobody asked for them")
         self.assertEqual(before["self_test_passed"], 1)
         self.assertLess(abs(before["self_test_kl"]), 0.02)
         self.ask(answers, DOCUMENTS, "blend", 4)

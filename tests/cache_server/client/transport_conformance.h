@@ -50,6 +50,7 @@ class TransportConformance : public ::testing::Test {
   static void CheckTheWay(const ClientCounters& counters) {
     EXPECT_EQ(counters.shm_fallbacks, 0u);
     EXPECT_EQ(counters.shm_bytes, Transport::kSharedMemory ? counters.fetched_bytes : 0);
+    EXPECT_EQ(counters.shm_stored_bytes, Transport::kSharedMemory ? counters.stored_bytes : 0);
   }
 
   // A client that knows the way: a Store waits until shared memory was found, or is not offered.

@@ -23,7 +23,7 @@ class Recorder final : public CompletionObserver {
     absl::MutexLock lock(&mutex_);
     ++accepted_;
   }
-  void OnNextToken(absl::Duration gap) override {
+  void OnNextToken(Endpoint endpoint, absl::Duration gap) override {
     absl::MutexLock lock(&mutex_);
     EXPECT_GE(gap, absl::ZeroDuration());
     ++gaps_;
@@ -168,7 +168,7 @@ TEST_F(CompletionTest, ALeavingClientCancelsEveryCall) {
   EXPECT_TRUE(worker_->AwaitCancelled(3));
   const CompletionReport report = recorder_.Await(1);
   EXPECT_EQ(report.http_status, 499);
-  EXPECT_FALSE(report.complete);
+  EXPECT_NE(report.outcome, absl::StatusCode::kOk);
   EXPECT_EQ(report.finish_reasons, (std::vector<std::string_view>(3, "abort")));
 }
 
@@ -200,7 +200,7 @@ TEST_F(CompletionTest, OneFailureFailsTheRequest) {
   EXPECT_EQ(errors, 1);
   const CompletionReport report = recorder_.Await(2);
   EXPECT_EQ(report.http_status, 200);
-  EXPECT_FALSE(report.complete);
+  EXPECT_NE(report.outcome, absl::StatusCode::kOk);
 }
 
 TEST_F(CompletionTest, EchoRepeatsThePrompt) {
@@ -358,7 +358,7 @@ TEST_F(CompletionTest, ReportsHowItWent) {
   EXPECT_EQ(report.endpoint, Endpoint::kCompletions);
   EXPECT_EQ(report.caller, 7u);
   EXPECT_EQ(report.http_status, 200);
-  EXPECT_TRUE(report.complete);
+  EXPECT_EQ(report.outcome, absl::StatusCode::kOk);
   EXPECT_FALSE(report.streamed);
   EXPECT_EQ(report.finish_reasons, (std::vector<std::string_view>{"length", "stop"}));
   EXPECT_EQ(report.usage.computed_tokens() + report.usage.blended_tokens(), 4u);
@@ -370,7 +370,7 @@ TEST_F(CompletionTest, ReportsHowItWent) {
   report = recorder_.Await(2);
   EXPECT_EQ(recorder_.accepted(), 2);
   EXPECT_EQ(report.http_status, 400);
-  EXPECT_FALSE(report.complete);
+  EXPECT_NE(report.outcome, absl::StatusCode::kOk);
   EXPECT_TRUE(report.finish_reasons.empty());
   EXPECT_EQ(report.ttft, absl::InfiniteDuration());
 }

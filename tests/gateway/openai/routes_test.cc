@@ -149,6 +149,16 @@ TEST_F(RoutesTest, CountsWhatCompletionsUse) {
   EXPECT_EQ(Metric("tessera_inter_token_latency_seconds_count" + model), 7);
   EXPECT_EQ(Metric("tessera_num_requests_running" + model), 0);
   EXPECT_EQ(Metric("tessera_num_requests_waiting" + model), 0);
+  const auto requests = [this](const char* outcome) {
+    return Metric(absl::StrCat("tessera_gateway_request_seconds_count{outcome=\"", outcome,
+                               "\",route=\"completions\"}"));
+  };
+  EXPECT_EQ(requests("ok"), 2);
+  EXPECT_EQ(requests("invalid"), 1);
+  EXPECT_EQ(Metric(R"(tessera_gateway_time_to_first_token_seconds_count)"
+                   R"({reuse="0-50",route="completions"})"),
+            2);
+  EXPECT_EQ(Metric(R"(tessera_gateway_inter_token_seconds_count{route="completions"})"), 7);
   EXPECT_EQ(Metric(R"(tessera_http_requests_total{route="/v1/completions",code="200"})"), 2);
   EXPECT_EQ(Metric(R"(tessera_http_requests_total{route="/v1/completions",code="400"})"), 1);
   EXPECT_EQ(Metric(absl::StrCat(R"(tessera_worker_ready{worker=")", worker_->address(), "\"}")), 1);

@@ -105,7 +105,7 @@ TEST_F(TinyBlendTest, ChunksHitInAnyOrderAndANewOneCostsOnlyItself) {
   const Prefilled moved = worker_->Run(TinyRequest({lead_, c_, a_, b_, TinyTokens(9, 5)}));
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(moved.segments[i].cached_tokens, moved.segments[i].tokens) << "segment " << i;
-    EXPECT_EQ(moved.segments[i].tier, "ram");
+    EXPECT_EQ(moved.segments[i].tier(), "ram");
   }
   EXPECT_TRUE(moved.fresh.empty());
   const std::vector<uint32_t> d = TinyTokens(11, 20);

@@ -155,6 +155,7 @@ TEST_F(ChoiceTest, WhatIsFasterComputedIsNotFetched) {
   const Prefilled cold = asking_->Run(blend), fast = asking_->Run(request);
   EXPECT_EQ(fast.segments[3].cached_tokens, 100);
   std::vector<int64_t> cached;
+  PullChoice last;
   for (double seconds : {0.1, 1.0, 10.0, 100.0, 1e3, 1e4}) {
     for (int i = 0; i < 100; ++i) costs_->ObserveFetch(1 << 20, seconds, /*link_bound=*/true);
     const Prefilled done = asking_->Run(request);
@@ -163,10 +164,13 @@ TEST_F(ChoiceTest, WhatIsFasterComputedIsNotFetched) {
     EXPECT_TRUE(done.fresh.empty()) << "the cache has it";
     cached.push_back(0);
     for (const SegmentOutcome& segment : done.segments) cached.back() += segment.cached_tokens;
+    last = done.pulls;
   }
   EXPECT_EQ(cached.front(), 312) << "120 kB at 10 MB/s";
   EXPECT_LT(cached.back(), 40) << "and at 10 kB/s, the slowest that is believed";
   EXPECT_TRUE(std::is_sorted(cached.rbegin(), cached.rend()));
+  EXPECT_EQ(last.pulled, cached.back());
+  EXPECT_EQ(last.pulled + last.recomputed, 312);
 }
 
 TEST_F(ChoiceTest, OverASlowLinkAPrefixIsComputed) {
@@ -180,6 +184,8 @@ TEST_F(ChoiceTest, OverASlowLinkAPrefixIsComputed) {
   EXPECT_EQ(done.segments[0].cached_tokens, 0);
   EXPECT_TRUE(done.fresh.empty());
   EXPECT_EQ(done.logits, stored.logits);
+  EXPECT_EQ(done.pulls.pulled, 0);
+  EXPECT_EQ(done.pulls.recomputed, 0) << "nobody asked what is there";
 }
 
 TEST_F(ChoiceTest, NobodyWaitsForACacheThatDoesNotAnswer) {
@@ -253,6 +259,25 @@ TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
   EXPECT_EQ(warm.cost->predicted.prefill_compute, 0);
   // The query pass, and the recompute: 2 x 9 rows of the suffix and a quarter of 83.
   EXPECT_NEAR(costs_->FactorOf(PrefillKind::kQuery), 60 / 38.75, 0.2);
+}
+
+TEST(PromptCostTest, WhatIsPulledAndWhatIsComputedInstead) {
+  PromptShape shape;
+  shape.chunks = {{.tokens = 10, .cached = 10, .resident = 10},
+                  {.tokens = 100, .cached = 80},
+                  {.tokens = 100, .cached = 64}};
+  PullChoice pulls = PullsOf({.blend = true, .taken = {10, 100, 32}}, shape);
+  EXPECT_EQ(pulls.pulled, 80 + 32);
+  EXPECT_EQ(pulls.recomputed, 32);
+  pulls = PullsOf({.blend = false}, shape);
+  EXPECT_EQ(pulls.pulled, 0);
+  EXPECT_EQ(pulls.recomputed, 80 + 64);
+  shape.prefix = 110;
+  shape.resident_prefix = 10;
+  pulls = PullsOf({.blend = false, .fetch_prefix = true}, shape);
+  EXPECT_EQ(pulls.pulled, 100);
+  EXPECT_EQ(pulls.recomputed, 44) << "of the tokens that are there as chunks";
+  EXPECT_EQ(PullsOf({.blend = false, .fetch_prefix = true}, PromptShape()).pulled, 0);
 }
 
 TEST(PromptCostTest, PoliciesAreShapes) {

@@ -155,10 +155,10 @@ TEST_P(BothWays, AnswersAreThoseOfTheHost) {
     const Prefilled fetched = far_->Run(request);
     ExpectRight(fetched, request);
     EXPECT_EQ(Cached(fetched), 12 + 50 + 33);
-    EXPECT_EQ(fetched.segments[1].tier, "ram");
+    EXPECT_EQ(fetched.segments[1].tier(), "ram");
     EXPECT_EQ(memory_.copies() - copies, kSlices) << "one for each slice";
     EXPECT_TRUE(fetched.fresh.empty());
-    EXPECT_EQ(far_->Run(request).segments[1].tier, kWorkerTier);
+    EXPECT_EQ(far_->Run(request).segments[1].tier(), kWorkerTier);
   }
   EXPECT_EQ(memory_.slow_copies(), 0);
   EXPECT_EQ(memory_.registrations(), GetParam() ? 1 : 0);

@@ -19,6 +19,8 @@ namespace {
 constexpr absl::Duration kLong = absl::Seconds(30);
 constexpr int64_t kLastLayer = 2;
 
+using Found = std::vector<TierTokens>;
+
 class KvLoaderTest : public TinyBlendTest {
  protected:
   void SetUp() override {
@@ -92,7 +94,7 @@ TEST_F(KvLoaderTest, TwoRequestsFetchAChunkOnce) {
   EXPECT_TRUE(IsAlone(two->chunk(1), c_));
   for (const auto& [loader, tokens] : {std::pair(one.get(), &b_), std::pair(two.get(), &c_)}) {
     EXPECT_EQ(loader->cached_tokens(1), static_cast<int64_t>(tokens->size()));
-    EXPECT_EQ(loader->tier(1), "ram");
+    EXPECT_EQ(loader->found(1), (Found{{"ram", static_cast<int64_t>(tokens->size())}}));
     EXPECT_TRUE(loader->TakeFresh().empty());
   }
   EXPECT_EQ(pool_.stats().joined, 1u);
@@ -106,7 +108,7 @@ TEST_F(KvLoaderTest, AResidentChunkIsNotFetched) {
   const auto again = Begin({&a_});
   EXPECT_EQ(again->Poll(kLastLayer), LoadState::kReady);
   EXPECT_EQ(control_->gets(), before);
-  EXPECT_EQ(again->tier(0), kWorkerTier);
+  EXPECT_EQ(again->found(0), (Found{{kWorkerTier, static_cast<int64_t>(a_.size())}}));
   EXPECT_EQ(again->cached_tokens(0), static_cast<int64_t>(a_.size()));
   EXPECT_TRUE(IsAlone(again->chunk(0), a_));
   EXPECT_EQ(pool_.stats().hits, 1u);
@@ -172,7 +174,7 @@ TEST_F(KvLoaderTest, AMissingChunkIsComputedOnceForAll) {
   ASSERT_EQ(two->TakeFresh().size(), 1u);
   EXPECT_TRUE(one->TakeFresh().empty());
   EXPECT_EQ(pool_.stats().resident_chunks, 1);
-  EXPECT_EQ(Begin({&a_})->tier(0), kWorkerTier);
+  EXPECT_EQ(Begin({&a_})->found(0)[0].tier, kWorkerTier);
 }
 
 TEST_F(KvLoaderTest, AClaimThatIsGivenUpIsTakenUpByTheOther) {
@@ -204,6 +206,7 @@ TEST_F(KvLoaderTest, APartIsCompletedOnceForAll) {
   WaitFor(*one);
   for (const auto& loader : {one.get(), two.get()}) {
     EXPECT_EQ(loader->cached_tokens(0), 32);
+    EXPECT_EQ(loader->found(0), (Found{{"ram", 32}}));
     EXPECT_TRUE(IsAlone(loader->chunk(0), a_));
   }
   const std::vector<FreshChunk> fresh = one->TakeFresh();
@@ -222,7 +225,7 @@ TEST_F(KvLoaderTest, ACacheThatDiesInMidLoadIsAMissForAll) {
   EXPECT_TRUE(IsAlone(one->chunk(0), a_) && IsAlone(one->chunk(1), b_));
   EXPECT_EQ(&one->chunk(1), &two->chunk(0)) << "computed once";
   EXPECT_EQ(one->cached_tokens(0) + two->cached_tokens(0), 0);
-  EXPECT_EQ(one->tier(0), "");
+  EXPECT_TRUE(one->found(0).empty());
   control_->OpenGate();
   stopper.join();
 }

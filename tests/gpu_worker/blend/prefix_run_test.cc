@@ -42,7 +42,7 @@ TEST_F(PrefixRunTest, ASecondTurnComputesOnlyWhatIsNew) {
   EXPECT_EQ(CachedTokens(worker_->Run(Turn({first_}))), 0);
   const Prefilled second = worker_->Run(Turn({second_}));
   EXPECT_EQ(CachedTokens(second), 4 * kBlock);
-  EXPECT_EQ(second.segments[0].tier, "ram");
+  EXPECT_EQ(second.segments[0].tier(), "ram");
   EXPECT_TRUE(second.segments[0].exact);
   EXPECT_EQ(CachedTokens(worker_->Run(Turn({second_}))), 7 * kBlock);
   // Nobody's prefix is another's.
@@ -76,6 +76,8 @@ TEST_F(PrefixRunTest, CountsBySegment) {
   const Prefilled cut = worker_->Run(Turn({a, b}));  // the same tokens, whatever the segments
   EXPECT_EQ(cut.segments[0].cached_tokens, 40);
   EXPECT_EQ(cut.segments[1].cached_tokens, 4 * kBlock - 40);
+  EXPECT_EQ(cut.segments[0].found, (std::vector<TierTokens>{{"ram", 40}}));
+  EXPECT_EQ(cut.segments[1].found, (std::vector<TierTokens>{{"ram", 4 * kBlock - 40}}));
 }
 
 TEST_F(PrefixRunTest, StoresNothingThatIsNotToBeStored) {

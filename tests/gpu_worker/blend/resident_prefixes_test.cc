@@ -65,7 +65,7 @@ TEST_F(ResidentPrefixesTest, TheSecondTurnSharesTheFirstAndGivesTheSameBits) {
   const Prefilled second = Run(Plain(Join(first, more)));
   EXPECT_EQ(shared_, 2) << "two pieces of 128 of 300 tokens";
   EXPECT_EQ(second.segments[0].cached_tokens, 2 * kPiece);
-  EXPECT_EQ(second.segments[0].tier, kWorkerTier);
+  EXPECT_EQ(second.segments[0].found, (std::vector<TierTokens>{{kWorkerTier, 2 * kPiece}}));
   EXPECT_EQ(second.logits, alone.logits);
 }
 
