@@ -20,7 +20,7 @@ GRAPH_SIZE = (8, 8)
 
 # The gateway's metrics that are counted for each model.
 WITH_MODEL = re.compile(r"tessera_(num_requests_|prompt_|generation_|prefix_|request_|time_to_|inter_token_|e2e_)")
-OUR_METRIC = re.compile(r"\b(tessera_\w+)(?:\{([^}]*)\})?")
+OUR_METRIC = re.compile(r"\b((?:tessera|process)_\w+)(?:\{([^}]*)\})?")
 
 
 def filtered(query):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Prometheus' own tool accepts the rules and tests the alerts; Grafana's own types read the dashboard and lose nothing."""
+"""Prometheus' own tool accepts the rules and tests the alerts; Grafana's own types read the dashboard and lose
+nothing."""
 import json
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 import unittest
 
 import yaml
+from docs_test import anchors
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import units
@@ -22,12 +24,6 @@ FIRST_ROW = "Is it healthy, and is the cache paying off?"
 
 def promtool(*arguments):
     return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=60)
-
-
-def heading_anchors(markdown):
-    """As GitHub makes them of headings of plain words."""
-    return {re.sub(r"[^\w-]", "", title.strip().lower().replace(" ", "-"))
-            for title in re.findall(r"^#+ (.*)$", markdown, re.M)}
 
 
 def lost(before, after, path=""):
@@ -60,7 +56,8 @@ class RulesTest(unittest.TestCase):
 
     def test_the_ports_are_those_of_the_start_script(self):
         script = (REPO / "deploy/start_serving.sh").read_text()
-        ports = [re.search(rf"{name}:-(\d+)", script)[1] for name in ("[={]PORT", "WORKER_METRICS_PORT", "CACHE_METRICS_PORT")]
+        names = ("[={]PORT", "WORKER_METRICS_PORT", "CACHE_METRICS_PORT")
+        ports = [re.search(rf"{name}:-(\d+)", script)[1] for name in names]
         jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
         self.assertEqual([job["static_configs"][0]["targets"] for job in jobs], [[f"127.0.0.1:{p}"] for p in ports])
 
@@ -83,7 +80,7 @@ class RulesTest(unittest.TestCase):
         return {fires for fires, of in looks if case["name"] in of}
 
     def test_every_alert_says_what_to_do(self):
-        anchors = heading_anchors((REPO / "deploy/README.md").read_text())
+        headings = anchors((REPO / "deploy/README.md").read_text())
         for rule in self.alerts:
             with self.subTest(alert=rule["alert"]):
                 self.assertIn(rule["labels"]["severity"], ("critical", "warning"))
@@ -91,7 +88,7 @@ class RulesTest(unittest.TestCase):
                 page, anchor = rule["annotations"]["runbook_url"].split("#")
                 self.assertEqual(page, "deploy/README.md")
                 self.assertEqual(anchor, rule["alert"].lower())
-                self.assertIn(anchor, anchors)
+                self.assertIn(anchor, headings)
 
 
 class DashboardTest(unittest.TestCase):
@@ -145,7 +142,7 @@ class DashboardTest(unittest.TestCase):
     def test_every_selector_is_filtered_by_the_variables(self):
         for panel in self.graphs:
             for target in panel["targets"]:
-                for selector in re.findall(r"tessera_\w+(?:\{[^}]*\})?", target["expr"]):
+                for selector in re.findall(r"\b(?:tessera|process)_\w+(?:\{[^}]*\})?", target["expr"]):
                     self.assertIn('instance=~"$instance"', selector, panel["title"])
 
     def test_provisioning_points_at_it(self):

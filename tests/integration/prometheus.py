@@ -31,7 +31,7 @@ def metric_names(query):
 
 def selectors(query):
     """Each metric of ours in a query, with its filters."""
-    return re.findall(r"\btessera[_:][\w:]*(?:\{[^}]*\})?", query)
+    return re.findall(r"\b(?:tessera|process)[_:][\w:]*(?:\{[^}]*\})?", query)
 
 
 def answered(query):

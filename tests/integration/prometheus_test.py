@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The real Prometheus scrapes the real programs; every rule and every query of the dashboard finds something there."""
+"""The real Prometheus scrapes the real programs; every rule and every query of the dashboard and of the runbook finds
+something there."""
 import concurrent.futures
 import json
 import math
@@ -40,6 +41,15 @@ def panel_queries():
             for name, value in VARIABLES.items():
                 query = query.replace(name, value)
             yield panel["title"], target["legendFormat"], query
+
+
+def runbook_queries():
+    """-> [(alert, query)] of deploy/README.md: what is between backticks, names a metric and is no command."""
+    for section in re.split(r"^### (?=Tessera)", (REPO / "deploy/README.md").read_text(), flags=re.M)[1:]:
+        alert, text = section.split("\n", 1)
+        for quoted in re.findall(r"`([^`]+)`", text):
+            if selectors(quoted) and not re.match(r"tessera_(ctl|worker|gateway|cache_server) ", quoted):
+                yield alert, quoted
 
 
 class PrometheusTest(ClusterTest):
@@ -176,6 +186,13 @@ class PrometheusTest(ClusterTest):
                 self.check(name, answered(rule["expr"]))
                 if "record" in rule:
                     self.check(name, name)
+
+    def test_every_query_of_the_runbook_finds_something(self):
+        queries = list(runbook_queries())
+        self.assertGreater(len(queries), 30)
+        for alert, query in queries:
+            with self.subTest(alert=alert, query=query):
+                self.check(alert, query)
 
     def test_every_query_of_the_dashboard_finds_something(self):
         for panel, legend, query in panel_queries():
