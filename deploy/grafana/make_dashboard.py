@@ -20,6 +20,13 @@ GRAPH_SIZE = (8, 8)
 
 # The gateway's metrics that are counted for each model.
 WITH_MODEL = re.compile(r"tessera_(num_requests_|prompt_|generation_|prefix_|request_|time_to_|inter_token_|e2e_)")
+# The variables that choose among the instances of a program, by its metrics; and all of them for what all show.
+INSTANCES = (
+    (re.compile(r"tessera_worker_(?!ready$|in_flight$)"), "$worker"),
+    (re.compile(r"tessera_cache_"), "$cache"),
+    (re.compile(r"process_|tessera_build_info"), "$gateway|$worker|$cache"),
+    (re.compile(r""), "$gateway"),
+)
 OUR_METRIC = re.compile(r"\b((?:tessera|process)_\w+)(?:\{([^}]*)\})?")
 
 
@@ -30,7 +37,8 @@ def filtered(query):
         filters = [match[2]] if match[2] else []
         if WITH_MODEL.match(match[1]):
             filters.append('model_name=~"$model"')
-        filters.append('instance=~"$instance"')
+        instances = next(variables for metric, variables in INSTANCES if metric.match(match[1]))
+        filters.append(f'instance=~"{instances}"')
         return f"{match[1]}{{{','.join(filters)}}}"
 
     return OUR_METRIC.sub(with_filters, query).replace("[R]", "[$__rate_interval]")
@@ -92,7 +100,7 @@ def make_panels():
                      "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1}})
         x, y, height = 0, y + 1, 0
         for panel in panels:
-            size = STAT_SIZE if panel["type"] == "stat" else (panel.get("width", GRAPH_SIZE[0]), GRAPH_SIZE[1])
+            size = STAT_SIZE if panel["type"] == "stat" else GRAPH_SIZE
             if x + size[0] > WIDTH:
                 x, y, height = 0, y + height, 0
             made.append(make_panel(panel, len(made) + 1, x, y, size))
@@ -126,7 +134,9 @@ def make_dashboard():
             {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "hide": 0,
              "refresh": 1, "regex": "", "multi": False, "includeAll": False, "options": [], "skipUrlSync": False},
             variable("model", "Model", "label_values(tessera_prompt_tokens_total, model_name)"),
-            variable("instance", "Instance", 'label_values(up{job=~"tessera-.*"}, instance)'),
+            variable("gateway", "Gateway", "label_values(tessera_http_connections, instance)"),
+            variable("worker", "Worker", "label_values(tessera_worker_requests_running, instance)"),
+            variable("cache", "Cache server", "label_values(tessera_cache_heap_bytes, instance)"),
         ]},
         "panels": make_panels(),
     }

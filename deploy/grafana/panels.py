@@ -8,7 +8,7 @@ import re
 
 
 def graph(title, description, unit, *queries, **looks):
-    """A time series. looks: width (of 24), stack (None, 'normal', 'percent'), limit (a line to stay below), top."""
+    """A time series. looks: stack ('normal', 'percent'), limit (a line to stay below), top (of the axis)."""
     return {"type": "timeseries", "title": title, "description": description, "unit": unit, "queries": queries,
             **looks}
 
@@ -82,11 +82,13 @@ OVERVIEW = [
          " cache server.", "percentunit", ((None, "orange"), (0.1, "yellow"), (0.3, "green")),
          ("hit rate", "sum(rate(tessera_worker_hit_bytes_total[R]))"
           " / sum(rate(tessera_worker_lookup_bytes_total[R]))")),
-    graph("Time to the first token", "From a request's arrival at the gateway.", "s", *quantiles(FIRST_TOKEN),
-          width=12),
+    graph("Time to the first token", "From a request's arrival at the gateway.", "s", *quantiles(FIRST_TOKEN)),
     graph("Where the prompts' KV comes from", "exact: the same prefix, unchanged. blended: a known passage at another"
           " place. recomputed: known, and computed again with the whole prompt in view. computed: unknown.",
-          "short", rates("tessera_prompt_kv_tokens_total", "source"), stack="percent", width=12),
+          "short", rates("tessera_prompt_kv_tokens_total", "source"), stack="percent"),
+    graph("Which alerts fire", "By name, for which deploy/README.md has a section each.", "none",
+          ("{{alertname}}", 'count by (alertname) (ALERTS{alertname=~"Tessera.*",alertstate="firing"})'
+           ' or label_replace(vector(0), "alertname", "none", "", "")'), stack="normal"),
 ]
 
 LATENCY = [

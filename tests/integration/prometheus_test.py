@@ -22,7 +22,7 @@ SOURCES = ("exact", "blended", "recomputed", "computed")
 # Of Prometheus itself: which alerts fire.
 NOT_SCRAPED = {"ALERTS"}
 # What Grafana puts in the place of its variables, when all models and instances are chosen.
-VARIABLES = {"$__rate_interval": "10m", "$model": ".*", "$instance": ".*"}
+ALL = {"$__rate_interval": "10m", "$model": ".*", "$gateway": ".*", "$worker": ".*", "$cache": ".*"}
 MOST_AT_ONCE = 6
 
 
@@ -32,13 +32,13 @@ def rules():
     return [(rule.get("record") or rule["alert"], rule) for group in groups for rule in group["rules"]]
 
 
-def panel_queries():
+def panel_queries(variables):
     """-> [(panel, legend, query)] as Grafana sends them."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     for panel in panels:
         for target in panel.get("targets", []):
             query = target["expr"]
-            for name, value in VARIABLES.items():
+            for name, value in variables.items():
                 query = query.replace(name, value)
             yield panel["title"], target["legendFormat"], query
 
@@ -195,13 +195,22 @@ class PrometheusTest(ClusterTest):
                 self.check(alert, query)
 
     def test_every_query_of_the_dashboard_finds_something(self):
-        for panel, legend, query in panel_queries():
+        for panel, legend, query in panel_queries(ALL):
             with self.subTest(panel=panel, legend=legend):
                 self.assertNotIn("$", query)
                 samples = self.check(panel, query)
                 for label in re.findall(r"\{\{(\w+)\}\}", legend):
                     for labels, _ in samples:
                         self.assertIn(label, labels, f"{panel}: the legend '{legend}' names a label that is not there")
+
+    def test_one_of_each_program_can_be_chosen(self):
+        """A query with the variable of another program would say nothing here."""
+        chosen = {**ALL, "$model": self.cluster.model, "$gateway": self.gateway.address,
+                  **{f"${program}": f"127.0.0.1:{port}" for program, port in self.ports.items()}}
+        for panel, legend, query in panel_queries(chosen):
+            with self.subTest(panel=panel, legend=legend):
+                values = [value for _, value in self.prometheus.query(query)]
+                self.assertTrue([v for v in values if not math.isnan(v)], f"{panel}: {query} says nothing: {values}")
 
     def test_the_variables_of_the_dashboard_have_values(self):
         for variable in json.loads(DASHBOARD.read_text())["templating"]["list"]:
