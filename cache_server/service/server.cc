@@ -22,10 +22,10 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "cache_server/service/credentials.h"
-#include "cache_server/service/health.pb.h"
 #include "cache_server/service/kv_cache_service.h"
 #include "cache_server/transfer/keep_grpc.h"
 #include "glog/logging.h"
+#include "proto/health.pb.h"
 
 namespace tessera {
 namespace {

@@ -2,6 +2,7 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
 
 #include <chrono>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "gpu_worker/serve/generate_call.h"
 #include "gpu_worker/serve/request_check.h"
 #include "gpu_worker/serve/watch_call.h"
+#include "proto/health.pb.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace tessera {
@@ -148,6 +150,8 @@ class GrpcWorkerServer final : public WorkerServer {
 
   absl::Status Start(const std::string& address) {
     grpc::EnableDefaultHealthCheckService(true);
+    // Makes the linker keep the descriptor that reflection shows for the health service.
+    (void)grpc::health::v1::HealthCheckRequest::descriptor();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
@@ -160,6 +164,8 @@ class GrpcWorkerServer final : public WorkerServer {
       return absl::UnavailableError("cannot listen on " + address +
                                     ": the address is taken or not ours");
     }
+    server_->GetHealthCheckService()->SetServingStatus(worker::v1::Worker::service_full_name(),
+                                                       true);
     return absl::OkStatus();
   }
 
