@@ -48,13 +48,14 @@ def per_process(query):
     return re.sub(r"(process_\w+)", r'\1{job=~"tessera-.*"}', query)
 
 
-KV_TOKENS = "sum(rate(tessera_prompt_kv_tokens_total[R]))"
+# Without traffic a ratio is 'no data' instead of NaN, and nothing fails.
+KV_TOKENS = "(sum(rate(tessera_prompt_kv_tokens_total[R])) > 0)"
 OF_PROMPT = "sum(rate(tessera_prompt_kv_tokens_total{{source=\"{}\"}}[R])) / " + KV_TOKENS
 HIT_RATIO = "1 - " + OF_PROMPT.format("computed")
 ERRORS = ('(sum(rate(tessera_http_requests_total{code=~"500|504"}[R])) or vector(0))'
-          " / sum(rate(tessera_http_requests_total[R]))")
+          " / (sum(rate(tessera_http_requests_total[R])) > 0) or vector(0)")
 REJECTS = ('(sum(rate(tessera_http_requests_total{code=~"429|503",route!="/health"}[R])) or vector(0))'
-           ' / sum(rate(tessera_http_requests_total{route!="/health"}[R]))')
+           ' / (sum(rate(tessera_http_requests_total{route!="/health"}[R])) > 0) or vector(0)')
 READY = "sum(max by (worker) (tessera_worker_ready))"
 FIRST_TOKEN = "tessera_time_to_first_token_seconds"
 COST = 'sum by (kind) (rate(tessera_worker_cost_seconds_total{{of="{}"}}[R]))'
@@ -72,7 +73,7 @@ OVERVIEW = [
     stat("Refused", "Share of the requests answered with 429 or 503: queues are full, a key is over its limit, or"
          " no worker is ready.", "percentunit", LESS_IS_GOOD, ("429, 503", REJECTS)),
     stat("First token, p95", "One request in 20 waits longer than this for its first token.", "s",
-         ((None, "green"), (5, "orange"), (10, "red")), ("p95", quantile(0.95, FIRST_TOKEN))),
+         ((None, "green"), (5, "orange"), (10, "red")), ("p95", quantile(0.95, FIRST_TOKEN) + " >= 0")),
     stat("Waiting", "Requests that wait in the workers' queues.", "none",
          ((None, "green"), (16, "orange"), (128, "red")), ("waiting", "sum(tessera_worker_requests_waiting)")),
     stat("Tokens from caches", "Share of the prompt tokens whose KV was found in a cache, recomputed ones included:"
@@ -81,7 +82,7 @@ OVERVIEW = [
     stat("Bytes from caches", "Share of the KV bytes that workers looked for and found, in their own memory or in the"
          " cache server.", "percentunit", ((None, "orange"), (0.1, "yellow"), (0.3, "green")),
          ("hit rate", "sum(rate(tessera_worker_hit_bytes_total[R]))"
-          " / sum(rate(tessera_worker_lookup_bytes_total[R]))")),
+          " / (sum(rate(tessera_worker_lookup_bytes_total[R])) > 0)")),
     graph("Time to the first token", "From a request's arrival at the gateway.", "s", *quantiles(FIRST_TOKEN)),
     graph("Where the prompts' KV comes from", "exact: the same prefix, unchanged. blended: a known passage at another"
           " place. recomputed: known, and computed again with the whole prompt in view. computed: unknown.",

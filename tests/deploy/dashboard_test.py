@@ -80,7 +80,10 @@ class RulesTest(unittest.TestCase):
         return {fires for fires, of in looks if case["name"] in of}
 
     def test_every_alert_says_what_to_do(self):
-        headings = anchors((REPO / "deploy/README.md").read_text())
+        readme = (REPO / "deploy/README.md").read_text()
+        headings = anchors(readme)
+        sections = dict(re.findall(r"^### (Tessera\w+)\n(.*?)(?=^#|\Z)", readme, re.M | re.S))
+        self.assertEqual(sorted(sections), sorted(rule["alert"] for rule in self.alerts))
         for rule in self.alerts:
             with self.subTest(alert=rule["alert"]):
                 self.assertIn(rule["labels"]["severity"], ("critical", "warning"))
@@ -89,6 +92,7 @@ class RulesTest(unittest.TestCase):
                 self.assertEqual(page, "deploy/README.md")
                 self.assertEqual(anchor, rule["alert"].lower())
                 self.assertIn(anchor, headings)
+                self.assertEqual(re.findall(r"^- (\w+):", sections[rule["alert"]], re.M), ["Means", "Look", "Do"])
 
 
 class DashboardTest(unittest.TestCase):
