@@ -4,8 +4,11 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <thread>
+
 #include "absl/flags/parse.h"
 #include "absl/synchronization/mutex.h"
+#include "base/log.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -32,6 +35,25 @@ void StartProcess(const char* program) {
   signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = StopSignals();
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+}
+
+void StepLogLevelOnSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGUSR1);
+  sigaddset(&signals, SIGUSR2);
+  CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+  // It uses nothing that ends before the process.
+  std::thread([signals] {
+    int received = 0;
+    while (sigwait(&signals, &received) == 0) {
+      const LogLevel before = CurrentLogLevel();
+      const LogLevel now = StepLogLevel(received == SIGUSR1);
+      LogLine(LogLevel::kInfo, "log_level_changed")
+          .With("from", LogLevelName(before))
+          .With("to", LogLevelName(now));
+    }
+  }).detach();
 }
 
 void StartProcess(int argc, char** argv) {

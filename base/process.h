@@ -16,6 +16,11 @@ void StartProcess(const char* program);
 // servers have no such flags; see base/config/start.h.
 void StartProcess(int argc, char** argv);
 
+// From now on SIGUSR1 makes the log say one level more (error, warning, info, debug), SIGUSR2 one
+// level less, and an event log_level_changed says so, whatever the level. Call once, before any
+// other thread starts.
+void StepLogLevelOnSignals();
+
 // Blocks until SIGINT or SIGTERM arrives.
 void WaitForStopSignal();
 

@@ -9,12 +9,13 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "base/config/start.h"
+#include "base/grpc_log.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "base/process.h"
 #include "base/process_metrics.h"
 #include "base/status_macros.h"
 #include "cache_server/server_settings.h"
-#include "cache_server/service/quiet_grpc.h"
 #include "cache_server/service/server.h"
 #include "cache_server/service/shm_server.h"
 #include "cache_server/service/store_samples.h"
@@ -22,7 +23,6 @@
 #include "cache_server/tier/metered_tier.h"
 #include "cache_server/tier/ram_tier.h"
 #include "cache_server/tier/rocksdb_tier.h"
-#include "glog/logging.h"
 #include "proto/config.pb.h"
 
 namespace tessera {
@@ -46,8 +46,10 @@ std::vector<std::unique_ptr<Tier>> MakeTiers(const std::shared_ptr<SharedMemory>
     tiers.push_back(MakeMeteredTier(*std::move(disk), MakeTierLatencies("rocksdb", metrics)));
   } else {
     // A cache without its disk is still a cache.
-    LOG(ERROR) << "event=no_disk folder=" << settings.disk.folder << " error=\""
-               << disk.status().message() << "\" serving=\"from memory alone\"";
+    LOG_EVENT(kError, "no_disk")
+        .With("folder", settings.disk.folder)
+        .With("error", disk.status().message())
+        .With("msg", "serving from memory alone");
   }
   return tiers;
 }
@@ -61,20 +63,23 @@ std::unique_ptr<ShmServer> StartShm(const std::shared_ptr<SharedMemory>& memory,
     settings->server.shm_socket = settings->shm.path;
     return *std::move(shm);
   }
-  LOG(WARNING) << "event=no_shm socket=" << settings->shm.path << " error=\""
-               << shm.status().message() << "\"";
+  LOG_EVENT(kWarning, "no_shm")
+      .With("socket", settings->shm.path)
+      .With("error", shm.status().message())
+      .With("msg", "workers use gRPC instead");
   return nullptr;
 }
 
 void Stop(CacheServer* server, ChunkStore* store, absl::Duration grace) {
-  LOG(INFO) << "event=stopping open_fetches=" << server->open_fetches()
-            << " open_stores=" << server->open_stores();
+  LOG_EVENT(kInfo, "stopping")
+      .With("open_fetches", server->open_fetches())
+      .With("open_stores", server->open_stores());
   server->Stop(grace);
   const auto flushed = store->Flush({});
   if (!flushed.ok() && !absl::IsFailedPrecondition(flushed.status())) {
-    LOG(WARNING) << "event=flush_failed error=\"" << flushed.status() << "\"";
+    LOG_EVENT(kWarning, "flush_failed").WithError(flushed.status());
   }
-  LOG(INFO) << "event=stopped";
+  LOG_EVENT(kInfo, "stopped");
 }
 
 absl::Status Serve(const config::CacheServerConfig& config) {
@@ -101,11 +106,13 @@ absl::Status Serve(const config::CacheServerConfig& config) {
   metrics->AddSource([] { return ProcessSamples("cache_server"); });
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!settings.metrics_listen.empty()) RETURN_IF_ERROR(metrics->Serve(settings.metrics_listen));
-  LOG(INFO) << "event=ready listen=" << settings.server.listen << " port=" << server->port()
-            << " ram_bytes=" << settings.ram_bytes
-            << " disk_folder=" << (store.tiers().size() > 1 ? settings.disk.folder : "none")
-            << " shm_socket=" << (shm == nullptr ? "none" : settings.shm.path)
-            << " metrics=" << (settings.metrics_listen.empty() ? "none" : settings.metrics_listen);
+  LOG_EVENT(kInfo, "ready")
+      .With("listen", settings.server.listen)
+      .With("port", server->port())
+      .With("ram_bytes", settings.ram_bytes)
+      .With("disk_folder", store.tiers().size() > 1 ? settings.disk.folder : "none")
+      .With("shm_socket", shm == nullptr ? "none" : settings.shm.path)
+      .With("metrics", settings.metrics_listen.empty() ? "none" : settings.metrics_listen);
   // What a burst of calls took from the system stays in malloc's hands until it is asked for.
   while (!WaitForStopSignal(kTrimEvery)) malloc_trim(kKeepFree);
   Stop(server.get(), &store, settings.stop_grace);

@@ -10,6 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "base/config/start.h"
+#include "base/grpc_log.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "base/process.h"
 #include "base/process_metrics.h"
@@ -23,7 +25,6 @@
 #include "gateway/router/worker_pool.h"
 #include "gateway/settings.h"
 #include "gateway/text/model_text.h"
-#include "glog/logging.h"
 #include "proto/config.pb.h"
 
 namespace tessera {
@@ -52,16 +53,18 @@ void ServeUntilStopped(const GatewaySettings& settings, http::Server& server, Wo
   names.AwaitFirstLookup(kFirstAnswers);
   // Whoever waits for the line below may ask at once: let workers that are up be known by then.
   workers.AwaitFirstAnswers(kFirstAnswers);
-  LOG(INFO) << "event=ready listen=" << server.address()
-            << " workers=" << absl::StrJoin(settings.workers, ",")
-            << " model_dir=" << settings.model_dir;
+  LOG_EVENT(kInfo, "ready")
+      .With("listen", server.address())
+      .With("workers", absl::StrJoin(settings.workers, ","))
+      .With("model_dir", settings.model_dir);
   WaitForStopSignal();
-  LOG(INFO) << "event=stopping connections=" << server.connections();
+  LOG_EVENT(kInfo, "stopping").With("connections", server.connections());
   server.Stop(settings.drain_timeout);
-  LOG(INFO) << "event=stopped";
+  LOG_EVENT(kInfo, "stopped");
 }
 
 absl::Status Serve(const config::GatewayConfig& config) {
+  QuietGrpc();
   ASSIGN_OR_RETURN(const GatewaySettings settings, SettingsFrom(config));
   ASSIGN_OR_RETURN(const std::unique_ptr<CacheCalls> cache, ConnectCache(settings.cache));
   ASSIGN_OR_RETURN(const ModelText text, LoadModelText(settings.model_dir));

@@ -13,12 +13,13 @@
 #include "absl/time/clock.h"
 #include "base/cancel_flag.h"
 #include "base/config/start.h"
+#include "base/grpc_log.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "base/process.h"
 #include "base/process_metrics.h"
 #include "base/status_macros.h"
 #include "cache_server/client/cache_client.h"
-#include "glog/logging.h"
 #include "gpu_worker/blend/blender.h"
 #include "gpu_worker/blend/chunk_pool.h"
 #include "gpu_worker/blend/cost_measure.h"
@@ -59,24 +60,29 @@ bool PassesSelfTest(const Decoder& decoder, const BlendConfig& config, Blender& 
                     WorkerMetrics& metrics) {
   const absl::StatusOr<SelfTestReport> report = RunSelfTest(decoder, config);
   if (!report.ok()) {
-    LOG(ERROR) << "event=self_test_failed blending=off reason=\"" << report.status().message()
-               << "\"";
+    LOG_EVENT(kError, "self_test_failed").With("blending", "off").WithError(report.status());
     return false;
   }
   blender.set_seconds_per_token(report->seconds_per_token);
   metrics.SetSelfTest(true, report->full_blend_kl);
-  LOG(INFO) << "event=self_test_passed full_blend_kl=" << report->full_blend_kl
-            << " prefill_tokens_per_s=" << 1 / report->seconds_per_token;
+  LOG_EVENT(kInfo, "self_test_passed")
+      .With("full_blend_kl", report->full_blend_kl)
+      .With("prefill_tokens_per_s", 1 / report->seconds_per_token);
   return true;
 }
 
 CostCoefficients MeasuredCosts(const Decoder& decoder) {
   const absl::Time start = absl::Now();
   const CostCoefficients costs = MeasureCosts(decoder);
-  LOG(INFO) << "event=costs_measured seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
-            << " pass_s=" << costs.pass << " row_s=" << costs.row << " pair_s=" << costs.pair
-            << " scored_pair_s=" << costs.scored_pair << " placed_row_s=" << costs.placed_row
-            << " correction_s=" << costs.correction << " logits_s=" << costs.logits;
+  LOG_EVENT(kInfo, "costs_measured")
+      .WithMs("total_ms", absl::Now() - start)
+      .With("pass_s", costs.pass)
+      .With("row_s", costs.row)
+      .With("pair_s", costs.pair)
+      .With("scored_pair_s", costs.scored_pair)
+      .With("placed_row_s", costs.placed_row)
+      .With("correction_s", costs.correction)
+      .With("logits_s", costs.logits);
   return costs;
 }
 
@@ -138,12 +144,16 @@ absl::StatusOr<std::string> TakeCalibration(const ChunkKey& fingerprint, const O
   if (!calibration.has_value()) return std::string();
   ApplyCalibration(*calibration, loaded, config);
   if (calibration->device != ops.name()) {
-    LOG(WARNING) << "event=calibrated_elsewhere device=" << ops.name()
-                 << " calibrated_on=" << calibration->device
-                 << " what=\"its times are another device's: calibrate again here\"";
+    LOG_EVENT(kWarning, "calibrated_elsewhere")
+        .With("device", ops.name())
+        .With("calibrated_on", calibration->device)
+        .With("msg", "its times are another device's: calibrate again here");
   }
-  LOG(INFO) << "event=calibrated choice=" << calibration->Choice() << " kl16=" << calibration->kl16
-            << " ttft_share=" << calibration->ttft_share << " cases=" << calibration->cases;
+  LOG_EVENT(kInfo, "calibrated")
+      .With("choice", calibration->Choice())
+      .With("kl16", calibration->kl16)
+      .With("ttft_share", calibration->ttft_share)
+      .With("cases", calibration->cases);
   return absl::StrCat(calibration->budget, ",", calibration->date);
 }
 
@@ -193,26 +203,33 @@ absl::Status Serve(const config::WorkerConfig& config, const Decoder& decoder,
   // Before anything that they read ends; nobody scrapes before Serve.
   const absl::Cleanup no_sources = [&metrics] { metrics->RemoveSources(); };
   if (!config.metrics_listen().empty()) RETURN_IF_ERROR(metrics->Serve(config.metrics_listen()));
-  LOG(INFO) << "event=ready listen=" << config.listen() << " port=" << server->port()
-            << " model=" << served.name << " device=" << decoder.ops().name()
-            << " max_len=" << decoder.max_len() << " blend=" << served.blend_enabled
-            << " policy=" << blend.policy.name() << " recompute_ratio=" << blend.recompute_ratio
-            << " chunk_pool_bytes=" << pool.stats().limit_bytes
-            << " calibration=" << (calibration.empty() ? "none" : calibration)
-            << " metrics=" << (config.metrics_listen().empty() ? "none" : config.metrics_listen());
+  LOG_EVENT(kInfo, "ready")
+      .With("listen", config.listen())
+      .With("port", server->port())
+      .With("model", served.name)
+      .With("device", decoder.ops().name())
+      .With("max_len", decoder.max_len())
+      .With("blend", served.blend_enabled)
+      .With("policy", blend.policy.name())
+      .With("recompute_ratio", blend.recompute_ratio)
+      .With("chunk_pool_bytes", pool.stats().limit_bytes)
+      .With("calibration", calibration.empty() ? "none" : calibration)
+      .With("metrics", config.metrics_listen().empty() ? "none" : config.metrics_listen());
   WaitForStopSignal();
-  LOG(INFO) << "event=stopping";
+  LOG_EVENT(kInfo, "stopping");
   server->Shutdown();
+  LOG_EVENT(kInfo, "stopped");
   return absl::OkStatus();
 }
 
 absl::Status Run(config::WorkerConfig config, const config::LoadedConfig& loaded) {
+  QuietGrpc();
   // Before the model is read, which takes a while.
   RETURN_IF_ERROR(BlendConfigFrom(config).status());
   ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops,
                    MakeOps(config.device(), static_cast<int>(config.threads())));
   const absl::Time start = absl::Now();
-  LOG(INFO) << "event=loading model=" << config.model();
+  LOG_EVENT(kInfo, "loading").With("model", config.model());
   ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> decoder,
                    Decoder::Load(config.model(), config.max_len(), ops.get()));
   const ChunkKey fingerprint =
@@ -222,9 +239,10 @@ absl::Status Run(config::WorkerConfig config, const config::LoadedConfig& loaded
         absl::StrCat("--check_layer must be between 0 and ", decoder->config().layers - 1));
   }
   RETURN_IF_ERROR(CheckKvFits(*decoder));
-  LOG(INFO) << "event=loaded seconds=" << absl::ToDoubleSeconds(absl::Now() - start)
-            << " weights_bytes=" << decoder->weights().files->total_bytes()
-            << " fingerprint=" << fingerprint.ToHex().substr(0, 16);
+  LOG_EVENT(kInfo, "loaded")
+      .WithMs("total_ms", absl::Now() - start)
+      .With("weights_bytes", decoder->weights().files->total_bytes())
+      .With("fingerprint", fingerprint.ToHex().substr(0, 16));
   decoder->Prepare(DeviceCacheFolder(config));
   if (!config.calibrate().empty()) return CalibrateUntilStopped(config, *decoder, fingerprint);
   ASSIGN_OR_RETURN(const std::string calibration,

@@ -3,7 +3,6 @@
 #include <cstddef>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
@@ -20,8 +19,6 @@ using google::protobuf::FieldDescriptor;
 constexpr absl::string_view kConfig = "config";
 constexpr absl::string_view kPrintConfig = "print_config";
 constexpr absl::string_view kHelp = "help";
-constexpr absl::string_view kVerbosity = "v";
-constexpr absl::string_view kLeastLevel = "minloglevel";
 
 bool IsBool(const FieldDescriptor* field) {
   return field != nullptr && !field->is_repeated() &&
@@ -61,10 +58,6 @@ class Reader {
       line_.print_config = true;
     } else if (name == kConfig) {
       line_.config_file = Value(name, value);
-    } else if (name == kVerbosity) {
-      line_.v = WholeNumber(name, value);
-    } else if (name == kLeastLevel) {
-      line_.minloglevel = WholeNumber(name, value);
     } else {
       OptionFlag(name, value);
     }
@@ -101,15 +94,6 @@ class Reader {
     return {};
   }
 
-  std::optional<int> WholeNumber(const std::string& name, const std::optional<std::string>& value) {
-    const std::optional<std::string> text = Value(name, value);
-    int number = 0;
-    if (!text.has_value()) return {};
-    if (absl::SimpleAtoi(*text, &number)) return number;
-    Error(absl::StrCat("--", name, ": ", Quoted(*text), " is not a whole number"));
-    return {};
-  }
-
   const std::vector<std::string>& arguments_;
   const Descriptor& type_;
   size_t next_ = 0;
@@ -119,8 +103,7 @@ class Reader {
 }  // namespace
 
 std::vector<std::string> CommonFlags() {
-  return {std::string(kConfig), std::string(kPrintConfig), std::string(kHelp),
-          std::string(kVerbosity), std::string(kLeastLevel)};
+  return {std::string(kConfig), std::string(kPrintConfig), std::string(kHelp)};
 }
 
 CommandLine ReadCommandLine(const std::vector<std::string>& arguments, const Descriptor& type) {

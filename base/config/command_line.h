@@ -21,9 +21,6 @@ struct CommandLine {
   std::optional<std::string> config_file;  // --config
   bool print_config = false;
   bool help = false;
-  // glog's: --v, how much of the detail is logged; --minloglevel, 0 (all) to 3.
-  std::optional<int> v;
-  std::optional<int> minloglevel;
   std::vector<std::string> errors;  // each says what to change, and repeats no value
 };
 

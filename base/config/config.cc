@@ -63,8 +63,6 @@ class Loader {
       return std::move(loaded_);
     }
     if (line.print_config) loaded_.wish = LoadedConfig::Wish::kPrintConfig;
-    loaded_.verbosity = line.v;
-    loaded_.least_log_level = line.minloglevel;
     ReadFile(line);
     ReadLmcache(line);
     ReadEnvironment();

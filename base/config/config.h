@@ -38,9 +38,6 @@ struct LoadedConfig {
   std::vector<Origin> origins;  // of every option, by its place in the message
   // What LMCache's settings ask for and nothing of Tessera does: "LMCACHE_X: why".
   std::vector<std::string> ignored;
-  // --v and --minloglevel.
-  std::optional<int> verbosity;
-  std::optional<int> least_log_level;
 };
 
 // Fills all fields of `config`, whose type declares the options. INVALID_ARGUMENT: one line for

@@ -73,8 +73,7 @@ std::string HelpText(const Descriptor& type) {
                            "CONFIG names, the environment (LMCACHE_ names, then ours), and flags; "
                            "each goes over the ones before it."),
               "", kWidth),
-      "\n  --print-config prints the configuration in effect as such a file, and ends.\n"
-      "  --minloglevel=0..3 and --v=NUMBER say how much is logged.\n");
+      "\n  --print-config prints the configuration in effect as such a file, and ends.\n");
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     absl::StrAppend(&text, "\n  --", field.name(), "=", FormOf(field), "\n",

@@ -10,6 +10,7 @@
 #include "base/config/config.h"
 #include "base/config/options.h"
 #include "base/config/print.h"
+#include "base/log.h"
 #include "base/process.h"
 #include "glog/logging.h"
 
@@ -24,6 +25,15 @@ ConfigInput InputOf(int argc, char** argv) {
   }
   input.read_file = ReadConfigFile;
   return input;
+}
+
+// All three servers have the option, and its choices are the names of levels.
+LogLevel LogLevelOf(const google::protobuf::Message& config) {
+  const auto* const field = config.GetDescriptor()->FindFieldByName("log_level");
+  CHECK_NE(field, nullptr);
+  LogLevel level = LogLevel::kInfo;
+  CHECK(ParseLogLevel(config.GetReflection()->GetString(config, field), &level));
+  return level;
 }
 
 [[noreturn]] void PrintAndExit(const std::string& text) {
@@ -45,11 +55,11 @@ LoadedConfig StartConfigured(int argc, char** argv, google::protobuf::Message* c
   if (loaded->wish == LoadedConfig::Wish::kHelp) PrintAndExit(HelpText(type));
   if (loaded->wish == LoadedConfig::Wish::kPrintConfig)
     PrintAndExit(PrintedConfig(*config, *loaded));
-  if (loaded->verbosity.has_value()) FLAGS_v = *loaded->verbosity;
-  if (loaded->least_log_level.has_value()) FLAGS_minloglevel = *loaded->least_log_level;
+  SetLogLevel(LogLevelOf(*config));
   StartProcess(argv[0]);
+  StepLogLevelOnSignals();
   for (const std::string& setting : loaded->ignored) {
-    LOG(WARNING) << "event=ignored_setting setting=\"" << setting << "\"";
+    LOG_EVENT(kWarning, "ignored_setting").With("setting", setting);
   }
   return *std::move(loaded);
 }

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "cache_server/client/channel.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -55,14 +55,14 @@ void BackgroundCalls::Delete(const ChunkKey& key) {
   call->context = Begin(kDeleteTimeout);
   if (call->context == nullptr) return;  // the next reader finds it again
   call->request.add_keys(std::string(key.AsBytes()));
-  stub_.async()->Delete(call->context.get(), &call->request, &call->response,
-                        [this, call](const grpc::Status& status) {
-                          if (!status.ok()) {
-                            LOG(WARNING)
-                                << "event=delete_failed error=\"" << status.error_message() << "\"";
-                          }
-                          End(std::move(call->context));
-                        });
+  stub_.async()->Delete(
+      call->context.get(), &call->request, &call->response,
+      [this, call](const grpc::Status& status) {
+        if (!status.ok()) {
+          LOG_EVENT_LIMITED(kWarning, "delete_failed").With("error", status.error_message());
+        }
+        End(std::move(call->context));
+      });
 }
 
 void BackgroundCalls::GetCapabilities(absl::Duration timeout,

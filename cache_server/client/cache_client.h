@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -28,6 +29,18 @@ struct FetchTarget {
   std::byte* memory = nullptr;
 };
 
+// A store or a question.
+struct CallOptions {
+  // A time alone will do.
+  CallOptions(absl::Duration call_timeout, std::string request = {})
+      : timeout(call_timeout), request_id(std::move(request)) {}
+
+  absl::Duration timeout;
+  // Which request it is for, as the server's log shall name it; empty: none. Sent only if a header
+  // could carry it: at most 128 bytes, visible ASCII.
+  std::string request_id;
+};
+
 struct FetchOptions {
   // The whole stream must end within this time.
   absl::Duration timeout = absl::Seconds(10);
@@ -40,6 +53,8 @@ struct FetchOptions {
   // on any thread, from when Fetch is called to when the stream's destructor returns. It must be
   // quick, and must not call the stream. May come for nothing; nobody calls when ready_by passes.
   std::function<void()> on_progress = nullptr;
+  // As CallOptions'.
+  std::string request_id = {};
 };
 
 // One piece to store; the memory must live until Store returns.
@@ -108,15 +123,15 @@ class CacheClient {
   virtual std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
                                              const FetchOptions& options) = 0;
 
-  // Stores the pieces in one stream and waits for the answer, up to `timeout`. Returns how many the
-  // server newly holds; a failure is counted and reported as 0.
-  virtual size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) = 0;
+  // Stores the pieces in one stream and waits for the answer, up to the timeout. Returns how many
+  // the server newly holds; a failure is counted and reported as 0.
+  virtual size_t Store(const std::vector<StoreSource>& sources, const CallOptions& options) = 0;
 
   // Asks which keys the server does not have now, without moving a byte of KV; waits for the answer
-  // up to `timeout`. One for each key, in order: true for missing. All are when the server cannot
+  // up to the timeout. One for each key, in order: true for missing. All are when the server cannot
   // be reached in time.
   virtual std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                        absl::Duration timeout) = 0;
+                                        const CallOptions& options) = 0;
 
   virtual ClientCounters counters() const = 0;
 };

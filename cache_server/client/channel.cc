@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "cache_server/client/request_id.h"
 #include "cache_server/transfer/keep_grpc.h"
 #include "cache_server/transfer/slice_wire.h"
 
@@ -70,6 +71,10 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const CacheAddress& a
 absl::StatusOr<std::string> ReadToken(const CacheAddress& address) {
   if (address.token_file.empty()) return std::string();
   return ReadTokenFile(address.token_file);
+}
+
+void AddRequestId(const std::string& request_id, grpc::ClientContext* context) {
+  if (IsSendableId(request_id)) context->AddMetadata("x-request-id", request_id);
 }
 
 void AddToken(const std::string& token, grpc::ClientContext* context) {

@@ -23,6 +23,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const CacheAddress& a
 // The token in `token_file` (ReadTokenFile); empty when the address names none.
 absl::StatusOr<std::string> ReadToken(const CacheAddress& address);
 
+// Makes a call say which request it is for; an id that no header can carry is left out.
+void AddRequestId(const std::string& request_id, grpc::ClientContext* context);
+
 // Makes a call carry the token; without one the call is left as it is.
 void AddToken(const std::string& token, grpc::ClientContext* context);
 

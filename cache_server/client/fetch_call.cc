@@ -6,10 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/client/channel.h"
 #include "cache_server/transfer/byte_buffer.h"
-#include "glog/logging.h"
 #include "proto/kv_cache.pb.h"
 
 namespace tessera {
@@ -29,6 +29,7 @@ FetchCall::FetchCall(grpc::GenericStub* stub, FetchProgress* progress, size_t fi
   request_ = EncodeBytes(request.SerializeAsString());
   context_.set_deadline(absl::ToChronoTime(options.deadline));
   AddToken(options.token, &context_);
+  AddRequestId(options.request_id, &context_);
   stub->PrepareBidiStreamingCall(&context_, "/tessera.cache.v1.KvCache/Fetch", {}, this);
   StartWriteLast(&request_, grpc::WriteOptions());
   StartRead(&response_);
@@ -56,7 +57,9 @@ void FetchCall::OnReadDone(bool ok) {
   const absl::Status status = TakeMessage();
   response_.Clear();
   if (!status.ok()) {
-    LOG(WARNING) << "event=fetch_broken error=\"" << status.message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "fetch_broken")
+        .With("request", options_.request_id)
+        .WithError(status);
     broken_ = true;
     context_.TryCancel();
     return;
@@ -77,7 +80,9 @@ absl::Status FetchCall::TakeMessage() {
   if (absl::IsDataLoss(status)) {
     // Only this piece is lost; the others go on.
     outcomes_->ChecksumFailed();
-    LOG(WARNING) << "event=fetch_checksum error=\"" << status.message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "fetch_checksum")
+        .With("request", options_.request_id)
+        .WithError(status);
     options_.on_damaged(progress_->targets()[first_ + message.part().key_index].key);
     return absl::OkStatus();
   }
@@ -106,8 +111,11 @@ void FetchCall::OnDone(const grpc::Status& status) {
   if (broken_ || (!status.ok() && !progress_->IsComplete(first_, end_))) {
     // A caller who left tells nothing about the server.
     if (broken_ || !abandoned_.load()) {
-      LOG(WARNING) << "event=fetch_failed keys=" << end_ - first_ << " code=" << status.error_code()
-                   << " error=\"" << status.error_message() << "\"";
+      LOG_EVENT_LIMITED(kWarning, "fetch_failed")
+          .With("request", options_.request_id)
+          .With("keys", end_ - first_)
+          .WithError(absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                                  status.error_message()));
       outcomes_->FetchFailed();
     }
   } else {

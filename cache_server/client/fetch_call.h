@@ -25,7 +25,8 @@ namespace tessera {
 struct FetchCallOptions {
   absl::Time deadline;
   bool stop_at_first_miss = false;
-  std::string token;  // empty: none
+  std::string token;       // empty: none
+  std::string request_id;  // AddRequestId
   // Told of keys whose bytes were wrong; on gRPC's threads, must not wait.
   std::function<void(const ChunkKey&)> on_damaged;
 };

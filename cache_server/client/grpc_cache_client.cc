@@ -12,6 +12,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/client/background_calls.h"
 #include "cache_server/client/channel.h"
@@ -146,6 +147,7 @@ class ChannelCacheClient : public GrpcCacheClient {
         .deadline = absl::Now() + options.timeout,
         .stop_at_first_miss = options.stop_at_first_miss,
         .token = token_,
+        .request_id = options.request_id,
         .on_damaged = [this](const ChunkKey& key) { background_.Delete(key); }};
     auto stream = std::make_unique<GrpcFetchStream>(std::move(targets), std::move(call), options_,
                                                     options.on_progress);
@@ -158,27 +160,33 @@ class ChannelCacheClient : public GrpcCacheClient {
     return stream;
   }
 
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
+  size_t Store(const std::vector<StoreSource>& sources, const CallOptions& options) override {
     if (sources.empty() || !outcomes_->Allow()) return 0;
-    const absl::StatusOr<size_t> stored = TryStore(sources, absl::Now() + timeout);
+    const absl::StatusOr<size_t> stored =
+        TryStore(sources, absl::Now() + options.timeout, options.request_id);
     if (stored.ok()) return *stored;
     outcomes_->StoreFailed();
-    LOG(WARNING) << "event=store_failed pieces=" << sources.size() << " error=\""
-                 << stored.status().message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "store_failed")
+        .With("request", options.request_id)
+        .With("pieces", sources.size())
+        .WithError(stored.status());
     return 0;
   }
 
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
+                                const CallOptions& options) override {
     if (!keys.empty() && outcomes_->Allow()) {
-      absl::StatusOr<std::vector<bool>> is_missing = AskMissing(keys, absl::Now() + timeout);
+      absl::StatusOr<std::vector<bool>> is_missing =
+          AskMissing(keys, absl::Now() + options.timeout, options.request_id);
       if (is_missing.ok()) {
         outcomes_->FetchSucceeded();
         return *std::move(is_missing);
       }
       outcomes_->FetchFailed();
-      LOG(WARNING) << "event=find_missing_failed keys=" << keys.size() << " error=\""
-                   << is_missing.status().message() << "\"";
+      LOG_EVENT_LIMITED(kWarning, "find_missing_failed")
+          .With("request", options.request_id)
+          .With("keys", keys.size())
+          .WithError(is_missing.status());
     }
     return std::vector<bool>(keys.size(), true);
   }
@@ -195,13 +203,15 @@ class ChannelCacheClient : public GrpcCacheClient {
   }
 
  private:
-  absl::StatusOr<size_t> TryStore(const std::vector<StoreSource>& sources, absl::Time deadline) {
-    ASSIGN_OR_RETURN(const std::vector<StoreSource> missing, Missing(sources, deadline));
+  absl::StatusOr<size_t> TryStore(const std::vector<StoreSource>& sources, absl::Time deadline,
+                                  const std::string& request_id) {
+    ASSIGN_OR_RETURN(const std::vector<StoreSource> missing,
+                     Missing(sources, deadline, request_id));
     if (missing.empty()) {
       outcomes_->StoreSucceeded(0);
       return 0;
     }
-    StoreCall call(&stores_, missing, options_.part_bytes, deadline, token_);
+    StoreCall call(&stores_, missing, options_.part_bytes, deadline, token_, request_id);
     ASSIGN_OR_RETURN(const cache::v1::StoreResponse response, call.Wait());
     uint64_t bytes = 0;
     for (const StoreSource& source : missing) bytes += source.layers * source.slice_bytes;
@@ -212,10 +222,11 @@ class ChannelCacheClient : public GrpcCacheClient {
   // Those of the sources that the server does not have, each key once. Asking costs one small round
   // trip, and saves sending pieces that are there already.
   absl::StatusOr<std::vector<StoreSource>> Missing(const std::vector<StoreSource>& sources,
-                                                   absl::Time deadline) {
+                                                   absl::Time deadline,
+                                                   const std::string& request_id) {
     std::vector<ChunkKey> keys;
     for (const StoreSource& source : sources) keys.push_back(source.key);
-    ASSIGN_OR_RETURN(const std::vector<bool> is_missing, AskMissing(keys, deadline));
+    ASSIGN_OR_RETURN(const std::vector<bool> is_missing, AskMissing(keys, deadline, request_id));
     std::vector<StoreSource> missing;
     absl::flat_hash_set<ChunkKey> seen;
     for (size_t i = 0; i < sources.size(); ++i) {
@@ -226,7 +237,7 @@ class ChannelCacheClient : public GrpcCacheClient {
   }
 
   absl::StatusOr<std::vector<bool>> AskMissing(const std::vector<ChunkKey>& keys,
-                                               absl::Time deadline) {
+                                               absl::Time deadline, const std::string& request_id) {
     std::vector<bool> is_missing;
     for (size_t first = 0; first < keys.size(); first += options_.keys_per_call) {
       const auto some = absl::MakeConstSpan(keys).subspan(first, options_.keys_per_call);
@@ -237,6 +248,7 @@ class ChannelCacheClient : public GrpcCacheClient {
       context.set_deadline(
           absl::ToChronoTime(std::min(deadline, absl::Now() + options_.header_timeout)));
       AddToken(token_, &context);
+      AddRequestId(request_id, &context);
       const grpc::Status status = control_->FindMissing(&context, request, &response);
       if (!status.ok()) {
         return absl::Status(static_cast<absl::StatusCode>(status.error_code()),

@@ -37,7 +37,8 @@ class ShmCacheClient : public CacheClient {
         .deadline = now + options.timeout,
         .use_deadline = now + options.timeout + options.use_within,
         .acquire_deadline = now + std::min(options.timeout, options_.acquire_timeout),
-        .stop_at_first_miss = options.stop_at_first_miss};
+        .stop_at_first_miss = options.stop_at_first_miss,
+        .request_id = options.request_id};
     fetch.fall_back = [this, targets, options, deadline = fetch.deadline] {
       FetchOptions rest = options;
       rest.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration());
@@ -50,13 +51,13 @@ class ShmCacheClient : public CacheClient {
     return stream;
   }
 
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
+  size_t Store(const std::vector<StoreSource>& sources, const CallOptions& options) override {
     if (sources.empty()) return 0;
-    const absl::Time deadline = absl::Now() + timeout;
+    const absl::Time deadline = absl::Now() + options.timeout;
     link_.WaitUntilAsked(std::min(deadline, absl::Now() + options_.ask_timeout));
     absl::StatusOr<std::unique_ptr<ShmConnection>> connection = Connect();
-    if (!connection.ok()) return grpc_->Store(sources, timeout);
-    ShmStore store(connection->get(), sources, deadline);
+    if (!connection.ok()) return grpc_->Store(sources, options);
+    ShmStore store(connection->get(), sources, deadline, options.request_id);
     const absl::Status status = store.Run();
     CallOutcomes& outcomes = *grpc_->outcomes();
     outcomes.ShmStored(store.stored_bytes());
@@ -67,13 +68,14 @@ class ShmCacheClient : public CacheClient {
     }
     link_.Give(*std::move(connection), status.ok());
     if (store.left().empty()) return store.stored();
-    return store.stored() + grpc_->Store(store.left(), deadline - absl::Now());
+    return store.stored() +
+           grpc_->Store(store.left(), {deadline - absl::Now(), options.request_id});
   }
 
   // A small question: shared memory would gain nothing.
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
-    return grpc_->FindMissing(keys, timeout);
+                                const CallOptions& options) override {
+    return grpc_->FindMissing(keys, options);
   }
 
   ClientCounters counters() const override { return grpc_->counters(); }

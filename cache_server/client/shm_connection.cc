@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "cache_server/client/request_id.h"
 #include "cache_server/transfer/lease_table.h"
 
 namespace tessera {
@@ -15,6 +16,7 @@ namespace {
 
 // Pieces that are larger go over gRPC.
 constexpr uint64_t kStagingBytes = uint64_t{64} << 20;
+const std::string kNoRequest;
 
 bool IsSameFile(int a, int b) {
   struct stat first = {}, second = {};
@@ -77,6 +79,14 @@ absl::Status ShmConnection::Map(OwnedFd memory, OwnedFd lease_table, const ShmWe
     return absl::InvalidArgumentError("the server shows less memory than it says");
   }
   mapping_ = std::move(mapping);
+  return absl::OkStatus();
+}
+
+absl::Status ShmConnection::NameRequest(const std::string& request_id, absl::Time deadline) {
+  const std::string& id = IsSendableId(request_id) ? request_id : kNoRequest;
+  if (id == request_id_) return absl::OkStatus();
+  RETURN_IF_ERROR(Send(MakeShmText(ShmType::kRequest, 0, id), deadline));
+  request_id_ = id;
   return absl::OkStatus();
 }
 

@@ -63,6 +63,10 @@ class ShmConnection {
   // A number for the next call.
   uint64_t NextCall() { return ++last_call_; }
 
+  // Says which request the next calls are for; empty, or an id that could not be sent
+  // (CallOptions): for none. Sends nothing when that was said last. Errors as SendPacket.
+  absl::Status NameRequest(const std::string& request_id, absl::Time deadline);
+
   // Errors as SendPacket.
   absl::Status Send(const ShmPacket& packet, absl::Time deadline);
   // The next packet, valid until the next Receive. Errors as ReceivePacket.
@@ -84,6 +88,7 @@ class ShmConnection {
   const OwnedFd socket_;
   std::shared_ptr<const ShmMapping> mapping_;
   uint64_t last_call_ = 0;
+  std::string request_id_;  // as the server knows it
   ShmPacket buffer_;
   std::shared_ptr<SharedMemory> staging_;
 };

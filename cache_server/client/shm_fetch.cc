@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 
@@ -44,7 +45,8 @@ void ShmFetchStream::Start() {
   const ShmAcquire acquire = {.stop_at_first_miss = options_.stop_at_first_miss ? 1u : 0u};
   const ShmPacket packet =
       MakeShmPacket(ShmType::kAcquire, call_, acquire, absl::MakeConstSpan(keys));
-  absl::Status started = connection_->Send(packet, absl::InfinitePast());
+  absl::Status started = connection_->NameRequest(options_.request_id, absl::InfinitePast());
+  if (started.ok()) started = connection_->Send(packet, absl::InfinitePast());
   if (started.ok() && options_.on_progress) {
     started = link_->sockets().Add(connection_->socket(), [this] {
       link_->verifiers().Wake(this);
@@ -157,8 +159,10 @@ void ShmFetchStream::Break(const absl::Status& why) {
   broken_ = true;
   // A refusal (too many leases, or a server that drains) is an answer; the rest is a failure.
   if (!refused_) link_->Fail(*connection_, why);
-  LOG(WARNING) << "event=shm_fetch_broken keys=" << targets_.size() << " error=\"" << why.message()
-               << "\"";
+  LOG_EVENT_LIMITED(kWarning, "shm_fetch_broken")
+      .With("request", options_.request_id)
+      .With("keys", targets_.size())
+      .WithError(why);
   TryFallBack();
   if (fallback_ == nullptr) outcomes_->ShmFetchFailed();
 }

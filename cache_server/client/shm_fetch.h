@@ -30,6 +30,7 @@ struct ShmFetchOptions {
   // When the server must have answered.
   absl::Time acquire_deadline;
   bool stop_at_first_miss = false;
+  std::string request_id;  // ShmConnection::NameRequest
   // Begins the same fetch over gRPC; called once at most.
   std::function<std::unique_ptr<FetchStream>()> fall_back;
   std::function<void()> on_progress;  // FetchOptions'; may be empty

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "glog/logging.h"
 
 namespace tessera {
@@ -58,8 +59,7 @@ void ShmLink::Forget(const absl::Status& why) {
   pause_ = std::clamp(2 * pause_, options_.first_pause, options_.longest_pause);
   not_before_ = absl::Now() + pause_;
   if (!absl::IsNotFound(why)) {
-    LOG(WARNING) << "event=shm_failed retry_ms=" << absl::ToInt64Milliseconds(pause_) << " error=\""
-                 << why.message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "shm_failed").WithMs("retry_ms", pause_).WithError(why);
   }
 }
 
@@ -152,8 +152,9 @@ void ShmLink::ConnectFirst() {
   pause_ = absl::ZeroDuration();
   // Often enough that two may be late.
   renew_every_ = absl::Milliseconds(static_cast<int64_t>(mapping_->welcome.lease_ms)) / 3;
-  LOG(INFO) << "event=shm_linked socket=" << address.socket
-            << " memory_bytes=" << mapping_->memory->size();
+  LOG_EVENT(kInfo, "shm_linked")
+      .With("socket", address.socket)
+      .With("memory_bytes", mapping_->memory->size());
 }
 
 void ShmLink::Loop() {

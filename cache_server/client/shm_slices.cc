@@ -4,9 +4,9 @@
 #include <limits>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "cache_server/chunk/checksum.h"
 #include "cache_server/client/shm_fetch.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -126,8 +126,9 @@ void ShmFetchStream::Settle(size_t target, Check check) {
     case Check::kWrong:
       piece.failed = true;
       outcomes_->ChecksumFailed();
-      LOG(WARNING) << "event=shm_checksum layer=" << piece.ready_layers
-                   << " key=" << targets_[target].key.ToHex();
+      LOG_EVENT_LIMITED(kWarning, "shm_checksum")
+          .With("layer", piece.ready_layers)
+          .With("key", targets_[target].key.ToHex());
       // Best effort, as all that is done about it.
       (void)connection_->Send(MakeShmPacket(ShmType::kErase, 0, ShmNothing(),
                                             absl::MakeConstSpan(&targets_[target].key, 1)),

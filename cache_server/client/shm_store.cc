@@ -11,7 +11,15 @@
 namespace tessera {
 
 absl::Status ShmStore::Run() {
-  absl::StatusOr<std::vector<StoreSource>> missing = FindMissing();
+  RETURN_IF_ERROR(StoreWhatIsMissing());
+  // So that the server knows that this was all of it.
+  return connection_.NameRequest("", deadline_);
+}
+
+absl::Status ShmStore::StoreWhatIsMissing() {
+  const absl::Status named = connection_.NameRequest(request_id_, deadline_);
+  const absl::StatusOr<std::vector<StoreSource>> missing =
+      named.ok() ? FindMissing() : absl::StatusOr<std::vector<StoreSource>>(named);
   if (!missing.ok()) {
     left_.assign(sources_.begin(), sources_.end());
     return missing.status();

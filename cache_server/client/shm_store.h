@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,8 +22,12 @@ namespace tessera {
 class ShmStore {
  public:
   // The sources and their memory must outlive it.
-  ShmStore(ShmConnection* connection, absl::Span<const StoreSource> sources, absl::Time deadline)
-      : connection_(*connection), sources_(sources), deadline_(deadline) {}
+  ShmStore(ShmConnection* connection, absl::Span<const StoreSource> sources, absl::Time deadline,
+           std::string request_id)
+      : connection_(*connection),
+        sources_(sources),
+        deadline_(deadline),
+        request_id_(std::move(request_id)) {}
 
   // Asks which pieces are missing, and stores them. Errors: the connection is of no more use; what
   // was stored until then stays.
@@ -36,6 +42,7 @@ class ShmStore {
   size_t damaged() const { return damaged_; }
 
  private:
+  absl::Status StoreWhatIsMissing();
   absl::StatusOr<std::vector<StoreSource>> FindMissing();
   absl::Status StoreAll(const std::vector<StoreSource>& missing);
   // Stages a piece and tells the server, collecting answers first when there is no room.
@@ -49,6 +56,7 @@ class ShmStore {
   ShmConnection& connection_;
   const absl::Span<const StoreSource> sources_;
   const absl::Time deadline_;
+  const std::string request_id_;  // ShmConnection::NameRequest
   SharedMemory* staging_ = nullptr;
   uint64_t used_ = 0;  // of the staging memory
   struct Outstanding {

@@ -14,11 +14,13 @@
 namespace tessera {
 
 StoreCall::StoreCall(grpc::GenericStub* stub, absl::Span<const StoreSource> sources,
-                     size_t part_bytes, absl::Time deadline, const std::string& token)
+                     size_t part_bytes, absl::Time deadline, const std::string& token,
+                     const std::string& request_id)
     : sources_(sources), part_bytes_(part_bytes) {
   CHECK(!sources.empty());
   context_.set_deadline(absl::ToChronoTime(deadline));
   AddToken(token, &context_);
+  AddRequestId(request_id, &context_);
   stub->PrepareBidiStreamingCall(&context_, "/tessera.cache.v1.KvCache/Store", {}, this);
   StartRead(&response_);
   WriteNext();

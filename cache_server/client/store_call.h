@@ -26,7 +26,7 @@ class StoreCall : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
  public:
   // Starts the call. `sources` and their memory must live until Wait returns; call Wait once.
   StoreCall(grpc::GenericStub* stub, absl::Span<const StoreSource> sources, size_t part_bytes,
-            absl::Time deadline, const std::string& token);
+            absl::Time deadline, const std::string& token, const std::string& request_id);
 
   // Waits for the end. Errors: what the server said, or that it could not be reached.
   absl::StatusOr<cache::v1::StoreResponse> Wait();

@@ -11,13 +11,13 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/log.h"
 #include "base/process.h"
 #include "base/status_macros.h"
 #include "cache_server/ctl/command.h"
 #include "cache_server/ctl/command_line.h"
 #include "cache_server/ctl/connection.h"
 #include "cache_server/ctl/interrupt.h"
-#include "glog/logging.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:7600", "The cache server: host:port or unix:/path.");
 ABSL_FLAG(std::string, ca, "", "TLS: file with the certificates to trust.");
@@ -126,7 +126,7 @@ int main(int argc, char** argv) {
   // `tessera_ctl ls | head` ends with head.
   signal(SIGPIPE, SIG_DFL);
   // What goes wrong comes back as a status, and is said once.
-  FLAGS_minloglevel = google::GLOG_FATAL;
+  tessera::SetLogLevel(tessera::LogLevel::kNone);
   gpr_set_log_function([](gpr_log_func_args*) {});
   return tessera::ctl::Run({argv + 1, argv + argc});
 }

@@ -4,8 +4,9 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
+#include "cache_server/service/call_log.h"
 #include "cache_server/transfer/byte_buffer.h"
-#include "glog/logging.h"
 #include "proto/kv_cache.pb.h"
 
 namespace tessera {
@@ -19,13 +20,15 @@ grpc::Status Left() { return grpc::Status(grpc::StatusCode::CANCELLED, "the read
 }  // namespace
 
 FetchReactor::FetchReactor(grpc::CallbackServerContext* context, StreamWatch* watch,
-                           size_t message_bytes, absl::Duration lease, TransportCounters* counters)
+                           size_t message_bytes, absl::Duration lease, TransportCounters* counters,
+                           std::string request_id)
     : context_(context),
       watch_(watch),
       message_bytes_(message_bytes),
       lease_(lease),
       counters_(counters),
       doorbell_(std::make_shared<Doorbell>(this)),
+      request_id_(std::move(request_id)),
       last_progress_ns_(absl::GetCurrentTimeNanos()) {}
 
 void FetchReactor::Refuse(const grpc::Status& status) {
@@ -129,6 +132,7 @@ void FetchReactor::SendSlice() {
                           .checksum = handle.checksum(layer_)};
   message_ = EncodeSliceMessage(part, payload, handle.pin());
   counters_->fetched_bytes += payload.size();
+  sent_bytes_ += payload.size();
   offset_ += payload.size();
   if (offset_ == handle.slice_bytes()) {
     offset_ = 0;
@@ -170,12 +174,20 @@ void FetchReactor::CheckDeadline(absl::Time now) {
   // Once is enough: the next tick that still finds it here should wait a lease again.
   last_progress_ns_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
   ++counters_->expired_leases;
-  LOG(WARNING) << "event=lease_expired peer=" << context_->peer();
+  LOG_EVENT_LIMITED(kWarning, "lease_expired")
+      .With("request", request_id_)
+      .With("peer", context_->peer());
   context_->TryCancel();
 }
 
 void FetchReactor::OnDone() {
-  if (entered_) watch_->Leave(this);
+  if (entered_) {
+    LogFetch(
+        {.request = request_id_, .transport = "grpc", .took = absl::Now() - started_}, *pieces_,
+        sent_bytes_,
+        context_->IsCancelled() ? absl::CancelledError("the reader has left") : absl::OkStatus());
+    watch_->Leave(this);
+  }
   delete this;
 }
 

@@ -10,9 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cache_server/service/fetch_pieces.h"
 #include "cache_server/service/stream_watch.h"
@@ -21,13 +23,13 @@
 namespace tessera {
 
 // Sends the header, then the slices layer-major, one message at a time; waits for pieces that are
-// still being loaded, and takes back those that could not be. The pieces are pinned until the stream
-// ends; gRPC pins what it still has to send beyond that. Deletes itself.
+// still being loaded, and takes back those that could not be. The pieces are pinned until the
+// stream ends; gRPC pins what it still has to send beyond that. Deletes itself.
 class FetchReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public WatchedStream {
  public:
   // `watch` has already let it in through Enter.
   FetchReactor(grpc::CallbackServerContext* context, StreamWatch* watch, size_t message_bytes,
-               absl::Duration lease, TransportCounters* counters);
+               absl::Duration lease, TransportCounters* counters, std::string request_id);
 
   // Starts to send. Call once, when the watch has let it in.
   void Start(std::shared_ptr<FetchPieces> pieces);
@@ -68,6 +70,8 @@ class FetchReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public W
   const absl::Duration lease_;
   TransportCounters* const counters_;
   const std::shared_ptr<Doorbell> doorbell_;
+  const std::string request_id_;  // for the log
+  const absl::Time started_ = absl::Now();
   bool entered_ = false;
   std::shared_ptr<FetchPieces> pieces_;
   uint32_t layers_ = 0;  // of the deepest piece
@@ -77,6 +81,7 @@ class FetchReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public W
   size_t piece_ = 0;
   uint64_t offset_ = 0;
   size_t told_lost_ = 0;  // lost pieces that the reader knows of
+  uint64_t sent_bytes_ = 0;
 
   grpc::ByteBuffer message_;  // must stay until it is written
   std::atomic<int64_t> last_progress_ns_;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "cache_server/service/call_log.h"
 #include "cache_server/service/fetch_reactor.h"
 #include "cache_server/service/grpc_status.h"
 #include "cache_server/service/store_reactor.h"
@@ -54,6 +55,13 @@ void ShowTier(const TierStats& stats, cache::v1::TierStats* tier) {
     evictions += stats.evictions[i];
   }
   tier->set_evictions(evictions);
+}
+
+// What a client's log calls the request; empty: it does not say.
+std::string RequestIdOf(grpc::CallbackServerContext* context) {
+  const auto found = context->client_metadata().find("x-request-id");
+  if (found == context->client_metadata().end()) return {};
+  return {found->second.data(), std::min<size_t>(found->second.size(), kMostRequestIdBytes)};
 }
 
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
@@ -133,20 +141,23 @@ grpc::ServerUnaryReactor* KvCacheService::FindMissing(grpc::CallbackServerContex
   if (!allowed.ok()) return FinishNow(context, allowed);
   const auto keys = ParseKeys(request->keys(), options_.max_keys_per_call);
   if (!keys.ok()) return FinishNow(context, keys.status());
+  const absl::Time start = absl::Now();
   absl::flat_hash_set<ChunkKey> named;
   for (const ChunkKey& key : parts_.store->FindMissing(*keys)) {
     if (named.insert(key).second) response->add_missing_keys(std::string(key.AsBytes()));
   }
+  LogLookup({.request = RequestIdOf(context), .transport = "grpc", .took = absl::Now() - start},
+            keys->size(), named.size());
   return FinishNow(context, absl::OkStatus());
 }
 
 // The calls of LifeCycle, each on a thread that may wait.
-#define TESSERA_LIFE_CYCLE(Method)                                                                \
-  grpc::ServerUnaryReactor* KvCacheService::Method(grpc::CallbackServerContext* context,          \
-                                                   const cache::v1::Method##Request* request,     \
-                                                   cache::v1::Method##Response* response) {       \
-    return Run(context,                                                                           \
-               [this, request, response] { return life_cycle_.Method(*request, response); });     \
+#define TESSERA_LIFE_CYCLE(Method)                                                            \
+  grpc::ServerUnaryReactor* KvCacheService::Method(grpc::CallbackServerContext* context,      \
+                                                   const cache::v1::Method##Request* request, \
+                                                   cache::v1::Method##Response* response) {   \
+    return Run(context,                                                                       \
+               [this, request, response] { return life_cycle_.Method(*request, response); }); \
   }
 TESSERA_LIFE_CYCLE(Pin)
 TESSERA_LIFE_CYCLE(Unpin)
@@ -202,9 +213,8 @@ grpc::ServerUnaryReactor* KvCacheService::Drain(grpc::CallbackServerContext* con
       std::min(absl::FromChrono(context->deadline()) - absl::Milliseconds(200),
                absl::Now() + options_.longest_drain);
   const bool resume = request->resume();
-  return Run(context, [this, deadline, resume, response] {
-    return DrainUntil(deadline, resume, response);
-  });
+  return Run(context,
+             [this, deadline, resume, response] { return DrainUntil(deadline, resume, response); });
 }
 
 absl::Status KvCacheService::DrainUntil(absl::Time deadline, bool resume,
@@ -244,7 +254,7 @@ grpc::ServerWriteReactor<cache::v1::WatchEvent>* KvCacheService::Watch(
 grpc::ServerWriteReactor<grpc::ByteBuffer>* KvCacheService::Fetch(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* raw) {
   auto* reactor = new FetchReactor(context, &fetches_, options_.message_bytes, options_.lease,
-                                   parts_.counters);
+                                   parts_.counters, RequestIdOf(context));
   const absl::Status allowed = CheckStream(context);
   if (!allowed.ok()) {
     reactor->Refuse(ToGrpcStatus(allowed));
@@ -266,8 +276,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* KvCacheService::Fetch(
 grpc::ServerReadReactor<grpc::ByteBuffer>* KvCacheService::Store(
     grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
   auto* reactor = new StoreReactor(&stores_, PieceWriter(parts_.store, options_.max_slice_bytes),
-                                   absl::Now() + options_.store_timeout, response,
-                                   parts_.counters);
+                                   absl::Now() + options_.store_timeout, response, parts_.counters,
+                                   RequestIdOf(context));
   const absl::Status allowed = CheckStream(context);
   if (!allowed.ok()) {
     reactor->Refuse(ToGrpcStatus(allowed));

@@ -17,8 +17,8 @@ namespace tessera {
 absl::StatusOr<std::vector<ChunkKey>> ParseKeys(
     const google::protobuf::RepeatedPtrField<std::string>& raw_keys, size_t most) {
   if (static_cast<size_t>(raw_keys.size()) > most) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        raw_keys.size(), " keys in one call; at most ", most, " are accepted: split the call"));
+    return absl::InvalidArgumentError(absl::StrCat(raw_keys.size(), " keys in one call; at most ",
+                                                   most, " are accepted: split the call"));
   }
   std::vector<ChunkKey> keys;
   keys.reserve(raw_keys.size());

@@ -12,9 +12,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/service/shm_session.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -104,8 +104,7 @@ class SocketShmServer : public ShmServer {
     absl::StatusOr<std::shared_ptr<Waker>> waker = Waker::Create();
     if (!allowed.ok() || !waker.ok()) {
       context_.refused.fetch_add(1);
-      LOG(WARNING) << "event=shm_refused error=\""
-                   << (allowed.ok() ? waker.status() : allowed).message() << "\"";
+      LOG_EVENT_LIMITED(kWarning, "shm_refused").WithError(allowed.ok() ? waker.status() : allowed);
       return;
     }
     sessions_.push_back(std::make_unique<ShmSession>(std::move(socket), *std::move(waker),

@@ -14,9 +14,9 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/chunk/checksum.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -61,7 +61,7 @@ void ShmSession::Run() {
   absl::Status status = Greet();
   if (status.ok()) status = Serve();
   if (!stopping_.load() && !absl::IsUnavailable(status)) {
-    LOG(WARNING) << "event=shm_session_cut error=\"" << status.message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "shm_session_cut").WithError(status);
   }
   while (!leases_.empty()) End(leases_.begin());
   staging_.Reset();
@@ -156,6 +156,11 @@ absl::Status ShmSession::Handle(ShmType type, uint64_t call, absl::Span<const st
       return Put(call, packet);
     case ShmType::kErase:
       return Erase(packet);
+    case ShmType::kRequest: {
+      ASSIGN_OR_RETURN(const std::string id, ReadShmText(packet));
+      calls_.NameRequest(id);
+      return absl::OkStatus();
+    }
     default:
       return absl::InvalidArgumentError("a packet of a type that no client sends");
   }
@@ -201,6 +206,7 @@ absl::Status ShmSession::Acquire(uint64_t call, absl::Span<const std::byte> pack
   ASSIGN_OR_RETURN(const std::vector<ChunkKey> keys,
                    (ReadShmRecords<ChunkKey, ShmAcquire>(packet, most)));
   if (context_->draining.load()) return SendFailed(call, "the server drains");
+  const absl::Time start = absl::Now();
   HeldLease held;
   held.pieces = FetchPieces::Start(context_->store, keys, acquire.stop_at_first_miss != 0);
   std::vector<ShmPlace> places(keys.size());
@@ -214,6 +220,7 @@ absl::Status ShmSession::Acquire(uint64_t call, absl::Span<const std::byte> pack
     if (state == ShmState::kHere) bytes += places[i].layers * places[i].slice_bytes;
     (state == ShmState::kMiss ? context_->missing_pieces : context_->found_pieces).fetch_add(1);
   }
+  calls_.Fetched(*held.pieces, bytes, start);
   ShmLease answer;
   if (found) {
     const absl::StatusOr<Lease> lease = context_->leases->Take();
@@ -280,7 +287,7 @@ void ShmSession::EndExpired() {
     const auto next = std::next(held);
     if (held->second.end <= now) {
       context_->expired_leases.fetch_add(1);
-      LOG(WARNING) << "event=shm_lease_expired pieces=" << held->second.pieces->size();
+      LOG_EVENT_LIMITED(kWarning, "shm_lease_expired").With("pieces", held->second.pieces->size());
       End(held);
     }
     held = next;
@@ -290,7 +297,9 @@ void ShmSession::EndExpired() {
 absl::Status ShmSession::Find(uint64_t call, absl::Span<const std::byte> packet) {
   ASSIGN_OR_RETURN(const std::vector<ChunkKey> keys,
                    ReadShmRecords<ChunkKey>(packet, context_->options.max_keys_per_call));
+  const absl::Time start = absl::Now();
   const std::vector<ChunkKey> missing = context_->store->FindMissing(keys);
+  calls_.Looked(keys.size(), missing.size(), start);
   // The missing keys stand in the order asked.
   std::vector<uint8_t> present(keys.size(), 1);
   size_t next = 0;
@@ -306,7 +315,9 @@ absl::Status ShmSession::Erase(absl::Span<const std::byte> packet) {
   ASSIGN_OR_RETURN(const std::vector<ChunkKey> keys,
                    ReadShmRecords<ChunkKey>(packet, context_->options.max_keys_per_call));
   for (const ChunkKey& key : keys) {
-    LOG(WARNING) << "event=shm_erase key=" << key.ToHex();
+    LOG_EVENT_LIMITED(kWarning, "shm_erase")
+        .With("key", key.ToHex())
+        .With("msg", "a client found this piece damaged");
     (void)context_->store->Erase(key);
   }
   return absl::OkStatus();
@@ -345,12 +356,12 @@ absl::Status ShmSession::Put(uint64_t call, absl::Span<const std::byte> packet) 
     return absl::InvalidArgumentError("a piece outside the staging memory");
   }
   if (context_->draining.load()) return SendFailed(call, "the server drains");
+  const absl::Time start = absl::Now();
   ASSIGN_OR_RETURN(const ShmPutResult result, StorePiece(put));
-  if (result == ShmPutResult::kStored) {
-    context_->put_bytes.fetch_add(put.layers * put.slice_bytes);
-  }
-  const ShmPutDone done = {.result = static_cast<uint32_t>(result)};
-  return Send(MakeShmPacket(ShmType::kPutDone, call, done));
+  const uint64_t bytes = result == ShmPutResult::kStored ? put.layers * put.slice_bytes : 0;
+  context_->put_bytes.fetch_add(bytes);
+  calls_.Put(bytes, result == ShmPutResult::kAlreadyPresent, start);
+  return Send(MakeShmPacket(ShmType::kPutDone, call, ShmPutDone{static_cast<uint32_t>(result)}));
 }
 
 // The client may change its memory at any time, so the copy is what is verified.

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "cache_server/service/call_log.h"
 #include "cache_server/service/fetch_pieces.h"
 #include "cache_server/service/shm_server.h"
 #include "cache_server/service/waker.h"
@@ -108,6 +109,7 @@ class ShmSession {
   HeldLeases leases_;
   bool blocked_ = false;  // the client had no room for a kLoaded
   absl::Status failure_;  // of a send outside Handle
+  ShmCallLog calls_;
   OwnedFd staging_;
   uint64_t staging_bytes_ = 0;
 

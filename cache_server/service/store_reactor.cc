@@ -2,20 +2,23 @@
 
 #include <utility>
 
+#include "base/log.h"
 #include "base/status_macros.h"
+#include "cache_server/service/call_log.h"
 #include "cache_server/service/grpc_status.h"
 #include "cache_server/transfer/byte_buffer.h"
-#include "glog/logging.h"
 #include "proto/kv_cache.pb.h"
 
 namespace tessera {
 
 StoreReactor::StoreReactor(StreamWatch* watch, PieceWriter writer, absl::Time deadline,
-                           grpc::ByteBuffer* response, TransportCounters* counters)
+                           grpc::ByteBuffer* response, TransportCounters* counters,
+                           std::string request_id)
     : watch_(watch),
       deadline_(deadline),
       response_(response),
       counters_(counters),
+      request_id_(std::move(request_id)),
       writer_(std::move(writer)) {}
 
 void StoreReactor::Start() {
@@ -41,7 +44,7 @@ void StoreReactor::OnReadDone(bool ok) {
   if (status.ok()) {
     StartRead(&message_);
   } else {
-    LOG(WARNING) << "event=store_refused error=\"" << status << "\"";
+    LOG_EVENT_LIMITED(kWarning, "store_refused").With("request", request_id_).WithError(status);
     FinishOnce(status);
   }
 }
@@ -63,6 +66,12 @@ void StoreReactor::FinishOnce(const absl::Status& status) {
   writer_.Drop();
   ++counters_->stores;
   if (!status.ok()) ++counters_->refused_stores;
+  LogStore({.request = request_id_, .transport = "grpc", .took = absl::Now() - started_},
+           {.stored = writer_.counts().stored,
+            .present = writer_.counts().already_present,
+            .rejected = writer_.counts().rejected,
+            .bytes = writer_.counts().stored_bytes},
+           status);
   if (absl::IsDataLoss(status)) ++counters_->checksum_failures;
   counters_->stored_bytes += writer_.counts().stored_bytes;
   counters_->stored_pieces += writer_.counts().stored;
@@ -80,7 +89,9 @@ void StoreReactor::CheckDeadline(absl::Time now) {
   if (now < deadline_) return;
   absl::MutexLock lock(&mutex_);
   if (finished_) return;
-  LOG(WARNING) << "event=store_timeout stored=" << writer_.counts().stored;
+  LOG_EVENT_LIMITED(kWarning, "store_timeout")
+      .With("request", request_id_)
+      .With("stored", writer_.counts().stored);
   FinishOnce(absl::DeadlineExceededError("the store took too long"));
 }
 

@@ -6,9 +6,12 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <string>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cache_server/service/piece_writer.h"
 #include "cache_server/service/stream_watch.h"
@@ -20,7 +23,7 @@ namespace tessera {
 class StoreReactor : public grpc::ServerReadReactor<grpc::ByteBuffer>, public WatchedStream {
  public:
   StoreReactor(StreamWatch* watch, PieceWriter writer, absl::Time deadline,
-               grpc::ByteBuffer* response, TransportCounters* counters);
+               grpc::ByteBuffer* response, TransportCounters* counters, std::string request_id);
 
   // Starts to read. Call once, when the watch has let it in.
   void Start();
@@ -41,6 +44,8 @@ class StoreReactor : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Wa
   const absl::Time deadline_;
   grpc::ByteBuffer* const response_;
   TransportCounters* const counters_;
+  const std::string request_id_;  // for the log
+  const absl::Time started_ = absl::Now();
   bool entered_ = false;
   grpc::ByteBuffer message_;
   absl::Mutex mutex_;  // the watch may end the stream while a message is taken in

@@ -4,6 +4,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/notification.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "glog/logging.h"
 
@@ -54,8 +55,10 @@ absl::StatusOr<FoundPiece> ChunkStore::GetFrom(size_t tier, const ChunkKey& key)
   absl::StatusOr<ReadHandle> handle = tiers_[tier]->Get(key);
   if (handle.ok()) return FoundPiece{*std::move(handle), names_[tier]};
   if (!absl::IsNotFound(handle.status())) {
-    LOG(WARNING) << "event=tier_error tier=" << names_[tier] << " key=" << key.ToHex()
-                 << " error=\"" << handle.status() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "tier_error")
+        .With("tier", names_[tier])
+        .With("key", key.ToHex())
+        .WithError(handle.status());
     tier_errors_.fetch_add(1, std::memory_order_relaxed);
   }
   return absl::NotFoundError("a miss");
@@ -165,8 +168,10 @@ void ChunkStore::EraseFrom(size_t tier, const ChunkKey& key) {
   const absl::Status status = tiers_[tier]->Erase(key);
   if (status.ok()) return;
   tier_errors_.fetch_add(1, std::memory_order_relaxed);
-  LOG(WARNING) << "event=erase_failed tier=" << names_[tier] << " key=" << key.ToHex()
-               << " error=\"" << status << "\"";
+  LOG_EVENT_LIMITED(kWarning, "erase_failed")
+      .With("tier", names_[tier])
+      .With("key", key.ToHex())
+      .WithError(status);
 }
 
 absl::Status ChunkStore::Pin(const ChunkKey& key, absl::Duration ttl) {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
-#include "glog/logging.h"
 
 namespace tessera {
 
@@ -115,7 +115,7 @@ void WriteBehind::EraseIfForgotten(const ChunkKey& key) {
   for (Tier* tier : tiers_) {
     const absl::Status status = tier->Erase(key);
     if (status.ok()) continue;
-    LOG(WARNING) << "event=erase_failed key=" << key.ToHex() << " error=\"" << status << "\"";
+    LOG_EVENT_LIMITED(kWarning, "erase_failed").With("key", key.ToHex()).WithError(status);
   }
   absl::MutexLock lock(&mutex_);
   writing_.reset();

@@ -4,10 +4,10 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/tier/rocksdb_hooks.h"
 #include "cache_server/tier/rocksdb_status.h"
-#include "glog/logging.h"
 #include "rocksdb/db.h"
 #include "rocksdb/write_batch.h"
 
@@ -108,7 +108,7 @@ absl::StatusOr<std::unique_ptr<PieceDatabase>> PieceDatabase::Open(DatabaseOptio
 PieceDatabase::~PieceDatabase() {
   const absl::Status flushed = Flush();
   if (!flushed.ok() && !absl::IsFailedPrecondition(flushed)) {
-    LOG(ERROR) << "event=flush_failed folder=" << options_.folder << " error=\"" << flushed << "\"";
+    LOG_EVENT(kError, "flush_failed").With("folder", options_.folder).WithError(flushed);
   }
   absl::MutexLock lock(&mutex_);
   db_.reset();

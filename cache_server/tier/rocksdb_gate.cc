@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "cache_server/tier/rocksdb_folder.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -62,8 +62,10 @@ void WriteGate::Change(State state, const std::string& why) {
   error_ = why;
   if (state == state_) return;
   static constexpr const char* kNames[] = {"open", "disk_failed", "free_floor", "folder_full"};
-  LOG(WARNING) << "event=disk_writes state=" << kNames[static_cast<size_t>(state)]
-               << " folder=" << options_.folder << " why=\"" << why << "\"";
+  LOG_EVENT(kWarning, "disk_writes")
+      .With("state", kNames[static_cast<size_t>(state)])
+      .With("folder", options_.folder)
+      .With("why", why);
   state_ = state;
 }
 

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/tier/rocksdb_status.h"
-#include "glog/logging.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/compaction_filter.h"
 #include "rocksdb/convenience.h"
@@ -100,8 +100,9 @@ absl::Status ReadRecords(OpenedDatabase* opened) {
   }
   if (!at->status().ok()) return FromRocksdb(at->status());
   if (broken.empty()) return absl::OkStatus();
-  LOG(ERROR) << "event=damaged_records folder=" << opened->db->GetName()
-             << " erased=" << broken.size();
+  LOG_EVENT(kError, "damaged_records")
+      .With("folder", opened->db->GetName())
+      .With("erased", broken.size());
   opened->salvaged = true;
   rocksdb::WriteOptions write;
   write.disableWAL = true;
@@ -182,16 +183,19 @@ absl::StatusOr<OpenedDatabase> OpenDatabase(const OpenOptions& options) {
     if (opened.ok() || !absl::IsDataLoss(opened.status())) return opened;
     damage = opened.status();
   }
-  LOG(ERROR) << "event=damaged_folder folder=" << options.folder << " error=\"" << damage
-             << "\": opening what is left";
+  LOG_EVENT(kError, "damaged_folder")
+      .With("folder", options.folder)
+      .WithError(damage)
+      .With("msg", "opening what is left");
   const absl::Status rewound = RewindToWholeState(options);
   if (!rewound.ok() && !absl::IsDataLoss(rewound)) return rewound;
   if (rewound.ok()) {
     absl::StatusOr<OpenedDatabase> opened = OpenAndRead(options);
     if (opened.ok()) {
       opened->salvaged = true;
-      LOG(ERROR) << "event=folder_salvaged folder=" << options.folder
-                 << " pieces=" << opened->pieces.size();
+      LOG_EVENT(kError, "folder_salvaged")
+          .With("folder", options.folder)
+          .With("pieces", opened->pieces.size());
       return opened;
     }
     if (!absl::IsDataLoss(opened.status())) return opened;
@@ -199,8 +203,10 @@ absl::StatusOr<OpenedDatabase> OpenDatabase(const OpenOptions& options) {
   } else {
     damage = rewound;
   }
-  LOG(ERROR) << "event=folder_given_up folder=" << options.folder << " error=\"" << damage
-             << "\": all its pieces are thrown away";
+  LOG_EVENT(kError, "folder_given_up")
+      .With("folder", options.folder)
+      .WithError(damage)
+      .With("msg", "all its pieces are thrown away");
   return OpenEmptyDatabase(options);
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cache_server/chunk/buffer.h"
 #include "cache_server/tier/rocksdb_crc32c.h"
@@ -135,8 +136,9 @@ DatabaseOptions RocksdbTier::MakeDatabaseOptions() {
       .on_recovered = [this] { gate_.Recovered(); },
       .on_damage =
           [this](const std::string& error) {
-            LOG(ERROR) << "event=damage_met folder=" << options_.folder << " error=\"" << error
-                       << "\"";
+            LOG_EVENT_LIMITED(kError, "damage_met")
+                .With("folder", options_.folder)
+                .With("error", error);
             if (Upkeep* const upkeep = upkeep_now_) upkeep->Heal();
           },
       .is_wanted = [state = state_](const ChunkKey& key) { return state->IsWanted(key); },
@@ -155,10 +157,12 @@ absl::Status RocksdbTier::Open() {
     absl::MutexLock lock(&state_->mutex);
     for (const PieceRecord& piece : found) state_->index.Add(piece);
     state_->index.EvictDownTo(state_->index.limit_bytes());
-    LOG(INFO) << "event=disk_opened folder=" << options_.folder
-              << " pieces=" << state_->index.entries().size()
-              << " bytes=" << state_->index.used_bytes() << " fast_crc32c=" << FastCrc32cIsUsed()
-              << " seconds=" << absl::ToDoubleSeconds(absl::Now() - start);
+    LOG_EVENT(kInfo, "disk_opened")
+        .With("folder", options_.folder)
+        .With("pieces", state_->index.entries().size())
+        .With("bytes", state_->index.used_bytes())
+        .With("fast_crc32c", FastCrc32cIsUsed())
+        .WithMs("total_ms", absl::Now() - start);
   }
   upkeep_ = std::make_unique<Upkeep>(
       UpkeepOptions{.folder = options_.folder,

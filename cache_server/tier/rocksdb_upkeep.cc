@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "cache_server/tier/rocksdb_folder.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -49,8 +49,11 @@ absl::StatusOr<ReadHandle> ReadPiece(TierState* state, PieceDatabase* database, 
     if (read.ok() || !absl::IsDataLoss(read.status())) return read;
     state->index.Remove(key, EvictionReason::kDamaged);
   }
-  LOG(ERROR) << "event=damaged_piece tier=rocksdb key=" << key.ToHex() << " error=\""
-             << read.status().message() << "\": erased";
+  LOG_EVENT_LIMITED(kError, "damaged_piece")
+      .With("tier", "rocksdb")
+      .With("key", key.ToHex())
+      .WithError(read.status())
+      .With("msg", "erased");
   return read;
 }
 
@@ -102,9 +105,11 @@ void Upkeep::Collect() {
   CollectRounds();
   collect_ = false;
   const uint64_t after = FolderBytes(options_.folder);
-  LOG(INFO) << "event=disk_collected folder=" << options_.folder << " bytes_before=" << before
-            << " bytes_after=" << after
-            << " seconds=" << absl::ToDoubleSeconds(absl::Now() - start);
+  LOG_EVENT(kInfo, "disk_collected")
+      .With("folder", options_.folder)
+      .With("bytes_before", before)
+      .With("bytes_after", after)
+      .WithMs("total_ms", absl::Now() - start);
   if (after <= options_.collect_from_bytes) return;
   if (database_->GarbageShare() > kLeastGarbageShare) return;  // came while it was collected
   // So the pieces take more than they are counted as, or the limit is smaller than RocksDB's own
@@ -122,8 +127,7 @@ void Upkeep::CollectRounds() {
     }
     const absl::Status status = database_->Collect(round == 0 ? 0 : kShareOfCollectRound);
     if (!status.ok()) {
-      LOG(ERROR) << "event=disk_collect_failed folder=" << options_.folder << " error=\"" << status
-                 << "\"";
+      LOG_EVENT(kError, "disk_collect_failed").With("folder", options_.folder).WithError(status);
       if (absl::IsDataLoss(status)) damage_ = true;
       return;
     }
@@ -132,7 +136,9 @@ void Upkeep::CollectRounds() {
 }
 
 void Upkeep::DoHeal() {
-  LOG(ERROR) << "event=damage_search folder=" << options_.folder << ": reading every piece";
+  LOG_EVENT(kError, "damage_search")
+      .With("folder", options_.folder)
+      .With("msg", "reading every piece");
   std::vector<std::pair<ChunkKey, PieceIndex::Entry>> entries;
   {
     absl::MutexLock lock(&state_->mutex);
@@ -151,8 +157,10 @@ void Upkeep::DoDropOrphans() {
   const absl::Status status = database_->Collect(0);
   if (absl::IsDataLoss(status)) {
     // The tables themselves are damaged: without a compaction no space would ever come back.
-    LOG(ERROR) << "event=folder_given_up folder=" << options_.folder << " error=\"" << status
-               << "\": all its pieces are thrown away";
+    LOG_EVENT(kError, "folder_given_up")
+        .With("folder", options_.folder)
+        .WithError(status)
+        .With("msg", "all its pieces are thrown away");
     DoReopen(/*empty=*/true);
   }
 }
@@ -185,8 +193,10 @@ void Upkeep::DoReopen(bool empty) {
   for (const auto& [key, piece] : there) back.push_back({key, piece.shape.layers});
   state_->index.PutBackErased(std::move(back));
   if (salvaged) orphans_ = true;
-  LOG(WARNING) << "event=folder_reopened folder=" << options_.folder
-               << " pieces=" << state_->index.entries().size() << " lost=" << gone.size();
+  LOG_EVENT(kWarning, "folder_reopened")
+      .With("folder", options_.folder)
+      .With("pieces", state_->index.entries().size())
+      .With("lost", gone.size());
   gate_->Recovered();
 }
 

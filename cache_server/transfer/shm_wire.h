@@ -17,6 +17,7 @@
 //   kStaging     my memory  -                 -             -   with one descriptor: a sealed memfd
 //   kPut         store      number            ShmPut        -
 //   kErase       damaged    -                 -             ChunkKey
+//   kRequest     names      -                 -             count bytes of a request's id
 //
 //   from the server
 //   kWelcome     to kHello  version           ShmWelcome    -   with two descriptors: the memory of
@@ -27,8 +28,10 @@
 //   kPutDone     to kPut    its number        ShmPutDone    -
 //   kFailed      to any     its number        -             count bytes of a text for people
 //
-// kRenew, kRelease, kStaging and kErase have no answer. A call's number is the client's choice. A
-// kFailed in answer to kHello ends the connection; so does a packet that breaks these rules.
+// kRenew, kRelease, kStaging, kErase and kRequest have no answer. What follows a kRequest, up to
+// the next one, is for the request that it names, for the server's log; without bytes: for none. A
+// call's number is the client's choice. A kFailed in answer to kHello ends the connection; so does
+// a packet that breaks these rules.
 //
 // A lease (see lease_table.h) pins every place of its kAcquired that is kHere, and those that a
 // kLoaded brings, from then on until kRelease, the end of ShmWelcome.lease_ms without a kRenew, or
@@ -52,7 +55,8 @@
 
 namespace tessera {
 
-inline constexpr uint32_t kShmVersion = 1;
+// Both sides speak the same version; otherwise they use gRPC. 2 has kRequest.
+inline constexpr uint32_t kShmVersion = 2;
 // Below what a socket holds with Linux's default buffer size.
 inline constexpr size_t kMaxShmPacketBytes = size_t{128} << 10;
 // Keys of one packet, whatever the server says.
@@ -70,6 +74,7 @@ enum class ShmType : uint32_t {
   kStaging = 6,
   kPut = 7,
   kErase = 8,
+  kRequest = 9,
   kWelcome = 64,
   kAcquired = 65,
   kLoaded = 66,

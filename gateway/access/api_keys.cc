@@ -11,10 +11,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "base/status_macros.h"
-#include "glog/logging.h"
 
 namespace tessera {
 namespace {
@@ -56,8 +57,10 @@ absl::StatusOr<ApiKeys> ApiKeys::Load(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, "API keys"));
   struct stat status = {};
   if (stat(path.c_str(), &status) == 0 && (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    LOG(WARNING) << "event=api_keys_readable file=" << path << " mode=" << std::oct
-                 << (status.st_mode & 0777) << std::dec << " hint=\"chmod 600\"";
+    LOG_EVENT(kWarning, "api_keys_readable")
+        .With("file", path)
+        .With("mode", absl::StrFormat("%04o", status.st_mode & 0777))
+        .With("msg", "others of this machine may read the keys: chmod 600");
   }
   return Parse(text);
 }

@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "base/status_macros.h"
-#include "glog/logging.h"
 #include "proto/kv_cache.grpc.pb.h"
 
 namespace tessera {
@@ -76,7 +76,7 @@ class FetchedValues {
       const bool sound =
           value.wanted && value.bytes.size() == value.size && Checksum(value.bytes) == value.sum;
       if (sound) whole[i] = std::move(value.bytes);
-      if (value.wanted && !sound) LOG(WARNING) << "event=damaged_chunk_record";
+      if (value.wanted && !sound) LOG_EVENT_LIMITED(kWarning, "damaged_chunk_record");
     }
     return whole;
   }
@@ -282,9 +282,10 @@ class GrpcCacheCalls final : public CacheCalls {
       default:
         break;
     }
-    LOG_EVERY_T(WARNING, 1) << "event=cache_call_failed cache=" << options_.address
-                            << " code=" << status.error_code() << " error=\""
-                            << status.error_message() << "\"";
+    LOG_EVENT_LIMITED(kWarning, "cache_call_failed")
+        .With("cache", options_.address)
+        .WithError(absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                                status.error_message()));
     switch (status.error_code()) {
       case grpc::StatusCode::UNAUTHENTICATED:
       case grpc::StatusCode::PERMISSION_DENIED:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "boost/json/array.hpp"
 #include "boost/json/serialize.hpp"
@@ -331,10 +332,15 @@ void Ingest::Log() const {
       ++failed;
     }
   }
-  LOG(INFO) << "event=chunks request_id=" << request_id_ << " texts=" << outcomes_.size()
-            << " done=" << done_ << " failed=" << failed << " cancelled=" << cancelled_
-            << " tokens=" << tokens << " cached=" << cached
-            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - arrived_);
+  LOG_EVENT(kInfo, "ingest_done")
+      .With("request", request_id_)
+      .With("texts", outcomes_.size())
+      .With("done", done_)
+      .With("failed", failed)
+      .With("cancelled", cancelled_)
+      .With("tokens", tokens)
+      .With("cached_tokens", cached)
+      .WithMs("total_ms", absl::Now() - arrived_);
 }
 
 }  // namespace tessera::openai

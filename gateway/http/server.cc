@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "boost/asio/as_tuple.hpp"
 #include "boost/asio/awaitable.hpp"
@@ -32,7 +33,6 @@
 #include "gateway/http/connection.h"
 #include "gateway/http/cors.h"
 #include "gateway/http/tls.h"
-#include "glog/logging.h"
 
 namespace tessera::http {
 namespace {
@@ -81,8 +81,10 @@ void RaiseDescriptorLimit(size_t connections) {
   limit.rlim_cur = std::min(wanted, limit.rlim_max);
   setrlimit(RLIMIT_NOFILE, &limit);
   if (limit.rlim_cur < wanted) {
-    LOG(WARNING) << "event=few_descriptors limit=" << limit.rlim_cur << " wanted=" << wanted
-                 << " max_connections=" << connections;
+    LOG_EVENT(kWarning, "few_descriptors")
+        .With("limit", limit.rlim_cur)
+        .With("wanted", wanted)
+        .With("max_connections", connections);
   }
 }
 
@@ -171,7 +173,7 @@ class AsioServer final : public Server {
       if (!acceptor_.is_open()) co_return;
       if (error) {
         // Mostly: no file descriptors left. Connections that end will free some.
-        LOG(WARNING) << "event=accept_failed error=\"" << error.message() << "\"";
+        LOG_EVENT_LIMITED(kWarning, "accept_failed").With("error", error.message());
         pause.expires_after(std::chrono::milliseconds(100));
         co_await pause.async_wait(kUse);
         continue;

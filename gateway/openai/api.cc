@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/version.h"
 #include "boost/json/array.hpp"
 #include "boost/json/object.hpp"
@@ -188,7 +189,14 @@ std::unique_ptr<http::Work> Api::Handle(http::Request request, http::Reply& repl
   access.headers.emplace_back("X-Request-Id", request_id);
   auto exchange = std::make_unique<Exchange>(
       std::move(access.headers),
-      [this, name = route.name](int status) { api_metrics_.CountResponse(name, status); }, &reply);
+      [this, name = route.name, request_id](int status) {
+        api_metrics_.CountResponse(name, status);
+        LOG_EVENT(kDebug, "response")
+            .With("request", request_id)
+            .With("route", name)
+            .With("status", status);
+      },
+      &reply);
   std::optional<http::Response> refusal;
   if (!access.status.ok()) {
     refusal = Refusal(access.status);
@@ -201,6 +209,12 @@ std::unique_ptr<http::Work> Api::Handle(http::Request request, http::Reply& repl
     refusal = MethodNotAllowed(request.path, route.methods);
   }
   if (refusal) {
+    LOG_EVENT_LIMITED(kInfo, "request_refused")
+        .With("request", request_id)
+        .With("route", route.name)
+        .With("caller", access_.CallerName(access.caller))
+        .With("status", refusal->status)
+        .WithError(access.status);
     exchange->Send(*std::move(refusal));
     return nullptr;
   }
@@ -231,6 +245,7 @@ std::unique_ptr<http::Work> Api::Route(http::Request request, std::string reques
 }
 
 http::Response Api::Refuse(int status, std::string_view message) {
+  LOG_EVENT_LIMITED(kInfo, "request_refused").With("status", status).With("error", message);
   http::Response response = JsonResponse(status, ErrorObject(status, message, {}, {}));
   if (status == 503) response.headers.emplace_back("Retry-After", "1");
   return response;

@@ -4,12 +4,13 @@
 #include <iterator>
 #include <utility>
 
-#include "absl/strings/escaping.h"
+#include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "boost/json/serialize.hpp"
+#include "gateway/openai/completion_log.h"
 #include "gateway/openai/error.h"
-#include "glog/logging.h"
 
 namespace tessera::openai {
 
@@ -17,8 +18,6 @@ namespace v1 = worker::v1;
 
 namespace {
 
-// Of an error's message, which may quote what a client sent.
-constexpr size_t kMaxLoggedBytes = 300;
 // Of answers that are sent whole, with their logprobs.
 constexpr size_t kMaxHeldBytes = 256 << 20;
 // One token's logprobs in JSON are about so long.
@@ -141,6 +140,7 @@ void Completion::SetUp(const v1::GetModelResponse& model, std::vector<PreparedPr
   options.endpoint = endpoint_;
   options.request_id = request_id_;
   options.model = model.name();
+  model_ = model.name();
   options.created = absl::ToUnixSeconds(arrived_);
   options.include_usage = request_.include_usage;
   options.continuous_usage = request_.continuous_usage;
@@ -376,21 +376,19 @@ CompletionReport Completion::MakeReport(const absl::Status& outcome) const {
   return report;
 }
 
+std::string Completion::Workers() const {
+  absl::btree_set<std::string> workers;
+  for (const std::unique_ptr<PromptCall>& call : calls_) {
+    if (call->call != nullptr) workers.insert(call->call->worker());
+  }
+  return absl::StrJoin(workers, ",");
+}
+
 void Completion::Report(const absl::Status& outcome) {
   const CompletionReport report = MakeReport(outcome);
-  const bool any = report.ttft < absl::InfiniteDuration();
-  LOG(INFO) << "event=request request_id=" << request_id_
-            << " endpoint=" << (endpoint_ == Endpoint::kChat ? "chat" : "completions")
-            << " status=" << HttpStatus(outcome) << " stream=" << report.streamed
-            << " prompts=" << calls_.size() << " answers=" << report.finish_reasons.size()
-            << " exact=" << report.usage.exact_tokens()
-            << " blended=" << report.usage.blended_tokens()
-            << " recomputed=" << report.usage.recomputed_tokens()
-            << " computed=" << report.usage.computed_tokens()
-            << " completion=" << report.completion_tokens
-            << " ttft_ms=" << (any ? absl::ToInt64Milliseconds(report.ttft) : -1)
-            << " total_ms=" << absl::ToInt64Milliseconds(report.total) << " error=\""
-            << absl::CHexEscape(outcome.message().substr(0, kMaxLoggedBytes)) << "\"";
+  LogCompletion(
+      report, outcome,
+      {.id = request_id_, .model = model_, .workers = Workers(), .prompts = calls_.size()});
   if (context_.observer != nullptr) context_.observer->OnFinished(report);
 }
 

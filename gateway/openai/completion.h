@@ -110,6 +110,8 @@ class Completion final : public http::Work {
   void Report(const absl::Status& outcome) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   CompletionReport MakeReport(const absl::Status& outcome) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Addresses of the workers that have or had its prompts, joined by commas.
+  std::string Workers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CompletionContext& context_;
   const Endpoint endpoint_;
@@ -124,6 +126,7 @@ class Completion final : public http::Work {
   ApiRequest request_ ABSL_GUARDED_BY(mutex_);
   AnswerOptions answer_options_ ABSL_GUARDED_BY(mutex_);
   std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mutex_);
+  std::string model_ ABSL_GUARDED_BY(mutex_);  // that answers; empty before it is known
   std::vector<std::unique_ptr<PromptCall>> calls_ ABSL_GUARDED_BY(mutex_);
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // calls whose last event is to come
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

@@ -46,6 +46,7 @@ bool WorkerPool::RoutedCall::StartNext() {
     --attempts_left_;
     is_retry_ = true;
     worker_ = next.index;
+    address_ = client->address();
     // This may destroy the attempt that failed, from within its own last callback.
     attempt_ = Send(client);
     pool_->SetRunning(worker_, this, attempt_.get());
@@ -61,16 +62,16 @@ void WorkerPool::RoutedCall::Cancel() {
 }
 
 bool WorkerPool::RoutedCall::Answered() {
-  if (!answered_) answered_ = pool_->SetAnswered(worker(), this);
+  if (!answered_) answered_ = pool_->SetAnswered(worker_index(), this);
   return answered_;
 }
 
 void WorkerPool::RoutedCall::Served() {
-  if (learns_) pool_->Learn(worker(), chunks_);
+  if (learns_) pool_->Learn(worker_index(), chunks_);
 }
 
 void WorkerPool::RoutedCall::Ended(absl::Status status) {
-  const bool abandoned = pool_->Release(worker(), this, status);
+  const bool abandoned = pool_->Release(worker_index(), this, status);
   bool cancelled = false;
   {
     absl::MutexLock lock(&mutex_);

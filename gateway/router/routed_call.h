@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -29,6 +30,10 @@ class WorkerPool::RoutedCall : public WorkerCall {
   bool StartNext();
 
   void Cancel() override;
+  std::string worker() const override {
+    absl::MutexLock lock(&mutex_);
+    return address_;
+  }
 
  protected:
   // `chunks` decide where it goes; with `learns` they are in the worker's memory once it served.
@@ -48,7 +53,7 @@ class WorkerPool::RoutedCall : public WorkerCall {
   void Ended(absl::Status status);
 
  private:
-  size_t worker() const {
+  size_t worker_index() const {
     // StartNext may still be storing the attempt that calls back already.
     absl::MutexLock lock(&mutex_);
     return worker_;
@@ -64,6 +69,7 @@ class WorkerPool::RoutedCall : public WorkerCall {
   size_t attempts_left_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_retry_ ABSL_GUARDED_BY(mutex_) = false;
   size_t worker_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string address_ ABSL_GUARDED_BY(mutex_);  // of worker_, which may be another's later
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<WorkerCall> attempt_ ABSL_GUARDED_BY(mutex_);
 };

@@ -34,6 +34,10 @@ class WorkerCall {
   // Asks the worker to stop. Thread-safe, never waits, may come at any time before destruction; the
   // last callback still comes, then with CANCELLED unless the call had ended before.
   virtual void Cancel() = 0;
+
+  // Address of the worker that has the request now, or had it last; for logs. Empty: not known.
+  // Thread-safe.
+  virtual std::string worker() const { return {}; }
 };
 
 // Thread-safe. Must live until the last callback of each of its calls.

@@ -14,7 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "glog/logging.h"
+#include "base/log.h"
 
 namespace tessera {
 namespace {
@@ -114,8 +114,10 @@ void WorkerNames::LookUp(Name& name) {
   std::sort(numbers.begin(), numbers.end());
   numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
   if (numbers.size() > kMaxAddresses) {
-    LOG_EVERY_N(WARNING, 100) << "event=too_many_addresses worker=" << name.host
-                              << " addresses=" << numbers.size() << " max=" << kMaxAddresses;
+    LOG_EVENT_LIMITED(kWarning, "too_many_addresses")
+        .With("worker", name.host)
+        .With("addresses", numbers.size())
+        .With("max", kMaxAddresses);
     numbers.resize(kMaxAddresses);
   }
   name.was_several = name.was_several || numbers.size() > 1;

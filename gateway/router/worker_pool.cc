@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "gateway/router/routed_call.h"
 #include "glog/logging.h"
@@ -54,13 +55,15 @@ void WorkerPool::SetAddresses(const std::vector<std::string>& addresses) {
     if (wanted.erase(address) == 0) continue;
     const std::optional<size_t> place = FreePlace();
     if (!place) {
-      LOG_EVERY_N(ERROR, 100) << "event=too_many_workers worker=" << address << " max=" << options_.max_workers;
+      LOG_EVENT_LIMITED(kError, "too_many_workers")
+          .With("worker", address)
+          .With("max", options_.max_workers);
       continue;
     }
     affinity_.ForgetWorker(*place);
     workers_[*place] = Worker();
     workers_[*place].client = ConnectWorker(address);
-    LOG(INFO) << "event=worker_named worker=" << address;
+    LOG_EVENT(kInfo, "worker_named").With("worker", address);
   }
   poll_soon_ = true;
 }
@@ -84,8 +87,9 @@ void WorkerPool::SetNamed(size_t index, bool named) {
   worker.model.reset();
   worker.next_poll = absl::Now();
   if (!named && worker.watch != nullptr) worker.watch->Cancel();
-  LOG(INFO) << "event=" << (named ? "worker_named" : "worker_unnamed")
-            << " worker=" << worker.client->address() << " in_flight=" << worker.in_flight;
+  LOG_EVENT(kInfo, named ? "worker_named" : "worker_unnamed")
+      .With("worker", worker.client->address())
+      .With("in_flight", worker.in_flight);
 }
 
 void WorkerPool::AwaitFirstAnswers(absl::Duration timeout) const {
@@ -307,9 +311,12 @@ void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
     if (!model.instance_id().empty()) worker.avoid_until = absl::InfinitePast();
   }
   if (!is_same || !worker.model || worker.model->name() != model.name()) {
-    LOG(INFO) << "event=worker_ready worker=" << worker.client->address()
-              << " model=" << model.name() << " max_len=" << model.max_len()
-              << " device=" << model.device() << " blend=" << model.blend_enabled();
+    LOG_EVENT(kInfo, "worker_ready")
+        .With("worker", worker.client->address())
+        .With("model", model.name())
+        .With("max_len", model.max_len())
+        .With("device", model.device())
+        .With("blend", model.blend_enabled());
   }
   worker.last_answer = absl::Now();
   worker.model = std::move(model);
@@ -332,8 +339,9 @@ void WorkerPool::OnChunkChanges(size_t index, const v1::ChunkChanges& changes) {
   if (changes.restart()) {
     affinity_.ForgetWorker(index);
     worker.tells = true;
-    LOG(INFO) << "event=worker_tells_chunks worker=" << worker.client->address()
-              << " chunks=" << changes.added_size();
+    LOG_EVENT(kInfo, "worker_tells_chunks")
+        .With("worker", worker.client->address())
+        .With("chunks", changes.added_size());
   }
   for (const uint64_t chunk : changes.removed()) affinity_.Forget(chunk, index);
   for (const uint64_t chunk : changes.added()) affinity_.Learn(chunk, index);
@@ -361,8 +369,7 @@ void WorkerPool::Abandon(Worker& worker) {
 
 void WorkerPool::MarkLost(Worker& worker, const absl::Status& why) {
   if (!worker.model) return;
-  LOG(WARNING) << "event=worker_lost worker=" << worker.client->address() << " error=\""
-               << absl::CHexEscape(why.message()) << "\"";
+  LOG_EVENT(kWarning, "worker_lost").With("worker", worker.client->address()).WithError(why);
   worker.model.reset();
   // A connection to a machine that is gone would stay open for long.
   if (worker.watch != nullptr) worker.watch->Cancel();

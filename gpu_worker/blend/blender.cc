@@ -79,12 +79,14 @@ absl::Duration Blender::FetchTimeout(int64_t tokens) const {
 
 std::unique_ptr<ChunkRun> Blender::MakeChunkRun(absl::Span<const uint32_t> tokens,
                                                 const std::string& salt,
+                                                const std::string& request_id,
                                                 const CancelFlag* cancelled) {
   CHECK(!tokens.empty());
   CHECK(config_.sink != SinkKind::kLead);
-  return std::make_unique<ChunkRun>(&decoder_, &client_, &questions_, &chunk_prefill_, &pool_,
-                                    Want(tokens, bos_, salt), config_.tokens_per_piece,
-                                    FetchTimeout(static_cast<int64_t>(tokens.size())), cancelled);
+  return std::make_unique<ChunkRun>(
+      &decoder_, &client_, &questions_, &chunk_prefill_, &pool_, Want(tokens, bos_, salt),
+      config_.tokens_per_piece,
+      CallOptions(FetchTimeout(static_cast<int64_t>(tokens.size())), request_id), cancelled);
 }
 
 namespace {
@@ -160,7 +162,7 @@ Steps<absl::StatusOr<Prefilled>> Blender::Blending(const BlendRequest& request,
   const int64_t cacheable = request.Tokens() - static_cast<int64_t>(request.segments.back().size());
   KvLoader loader(&decoder_, &client_, &chunk_prefill_, &pool_, config_.tokens_per_piece,
                   &cancelled);
-  loader.Begin(wanted, FetchTimeout(cacheable));
+  loader.Begin(wanted, {FetchTimeout(cacheable), request.request_id});
   Prefilled done;
   done.kv = std::move(memory.kv);
   // Again only after a lease was lost: then one chunk more is computed. The slots that were
@@ -188,7 +190,8 @@ Steps<absl::StatusOr<Prefilled>> Blender::PrefillingBehindPrefix(const BlendRequ
                 config_.tokens_per_piece, memory.resident_tokens / config_.tokens_per_piece,
                 &cancelled);
   const absl::Duration timeout = fetch ? FetchTimeout(done.tokens) : absl::ZeroDuration();
-  CO_ASSIGN_OR_RETURN(const Activations last, co_await run.Run(timeout, done.kv));
+  CO_ASSIGN_OR_RETURN(const Activations last,
+                      co_await run.Run({timeout, request.request_id}, done.kv));
   int64_t start = 0;
   for (const std::vector<uint32_t>& segment : request.segments) {
     SegmentOutcome outcome = {.tokens = static_cast<int64_t>(segment.size()), .exact = true};

@@ -61,6 +61,7 @@ struct BlendRequest {
   double recompute_ratio = 0.15;
   bool correction = false;
   int64_t max_new_tokens = 0;  // of an answer
+  std::string request_id;      // for the cache server's log (CallOptions)
 
   // The prompt: all segments' tokens, joined.
   std::vector<uint32_t> Ids() const;
@@ -141,9 +142,10 @@ class Blender {
   std::vector<ChunkKey> PrefixKeys(const BlendRequest& request) const;
 
   // A segment to be computed alone and stored, under the key that a prompt with this segment asks
-  // for. `tokens` and `cancelled` must outlive it; it and prompts may take turns. Not with the sink
-  // kLead, where a chunk depends on its prompt.
+  // for. `request_id` as BlendRequest's. `tokens` and `cancelled` must outlive it; it and prompts
+  // may take turns. Not with the sink kLead, where a chunk depends on its prompt.
   std::unique_ptr<ChunkRun> MakeChunkRun(absl::Span<const uint32_t> tokens, const std::string& salt,
+                                         const std::string& request_id,
                                          const CancelFlag* cancelled);
 
   // Called, from any thread, whenever something may have come that a prefill waits for. Must be

@@ -48,7 +48,8 @@ Steps<bool> Blender::AskingCache(const std::vector<WantedChunk>& wanted, const B
   keys.insert(keys.end(), prefix.begin(), prefix.end());
   std::vector<bool> missing(keys.size(), true);
   const absl::Time until = absl::Now() + kLookupTimeout;
-  const std::shared_ptr<MissingKeys> answer = questions_.Ask(std::move(keys), kLookupTimeout);
+  const std::shared_ptr<MissingKeys> answer =
+      questions_.Ask(std::move(keys), {kLookupTimeout, full.request_id});
   while (answer != nullptr && !answer->ready() && absl::Now() < until) co_await WaitStep(until);
   if (answer != nullptr && answer->ready()) missing = answer->Take();
   size_t at = 0;

@@ -52,12 +52,13 @@ class CacheQuestions {
       : client_(*client), on_answer_(std::move(on_answer)), thread_(/*threads=*/1, kMost) {}
 
   // Null: too many wait.
-  std::shared_ptr<MissingKeys> Ask(std::vector<ChunkKey> keys, absl::Duration timeout) {
+  std::shared_ptr<MissingKeys> Ask(std::vector<ChunkKey> keys, CallOptions options) {
     auto answer = std::make_shared<MissingKeys>();
-    const bool taken = thread_.TryRun([this, answer, keys = std::move(keys), timeout] {
-      answer->Set(client_.FindMissing(keys, timeout));
-      on_answer_();
-    });
+    const bool taken =
+        thread_.TryRun([this, answer, keys = std::move(keys), options = std::move(options)] {
+          answer->Set(client_.FindMissing(keys, options));
+          on_answer_();
+        });
     return taken ? answer : nullptr;
   }
 

@@ -1,6 +1,7 @@
 #include "gpu_worker/blend/chunk_run.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/status/statusor.h"
 
@@ -14,14 +15,13 @@ constexpr absl::Duration kAskTimeout = absl::Seconds(10);
 
 ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* questions,
                    ChunkPrefill* prefill, ChunkPool* pool, const WantedChunk& wanted,
-                   int64_t tokens_per_piece, absl::Duration fetch_timeout,
-                   const CancelFlag* cancelled)
+                   int64_t tokens_per_piece, CallOptions fetch_options, const CancelFlag* cancelled)
     : client_(*client),
       questions_(*questions),
       prefill_(*prefill),
       pool_(*pool),
       wanted_(wanted),
-      fetch_timeout_(fetch_timeout),
+      fetch_options_(std::move(fetch_options)),
       cancelled_(*cancelled),
       chunk_(std::make_unique<RawChunk>(decoder->config(),
                                         static_cast<int64_t>(wanted.tokens.size()),
@@ -33,7 +33,8 @@ ChunkRun::ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* 
 }
 
 Steps<absl::Status> ChunkRun::Asking() {
-  const std::shared_ptr<MissingKeys> answer = questions_.Ask(piece_keys_, kAskTimeout);
+  const std::shared_ptr<MissingKeys> answer =
+      questions_.Ask(piece_keys_, {kAskTimeout, fetch_options_.request_id});
   while (answer != nullptr && !answer->ready()) co_await WaitStep();
   if (answer != nullptr) missing_ = answer->Take();
   next_ = std::find(missing_.begin(), missing_.end(), true) - missing_.begin();
@@ -63,9 +64,10 @@ Steps<absl::Status> ChunkRun::Fetching() {
   for (int64_t piece = 0; piece < wanted; ++piece) {
     targets.push_back(TargetOf(piece_keys_[piece], *chunk_, piece));
   }
-  const std::shared_ptr<FetchStream> stream = client_.Fetch(
-      std::move(targets),
-      {.timeout = fetch_timeout_, .on_progress = [&pool = pool_] { pool.Progress(); }});
+  const std::shared_ptr<FetchStream> stream =
+      client_.Fetch(std::move(targets), {.timeout = fetch_options_.timeout,
+                                         .on_progress = [&pool = pool_] { pool.Progress(); },
+                                         .request_id = fetch_options_.request_id});
   bool whole = true;
   for (next_ = 0; next_ < wanted; ++next_) {
     for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {

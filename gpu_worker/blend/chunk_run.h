@@ -31,7 +31,7 @@ class ChunkRun {
   // the first missing one.
   ChunkRun(const Decoder* decoder, CacheClient* client, CacheQuestions* questions,
            ChunkPrefill* prefill, ChunkPool* pool, const WantedChunk& wanted,
-           int64_t tokens_per_piece, absl::Duration fetch_timeout, const CancelFlag* cancelled);
+           int64_t tokens_per_piece, CallOptions fetch_options, const CancelFlag* cancelled);
 
   // Asks the cache which pieces it has; moves none. A cache that does not answer has none.
   Steps<absl::Status> Asking();
@@ -63,7 +63,7 @@ class ChunkRun {
   ChunkPrefill& prefill_;
   ChunkPool& pool_;
   const WantedChunk wanted_;
-  const absl::Duration fetch_timeout_;
+  const CallOptions fetch_options_;
   const CancelFlag& cancelled_;
   std::unique_ptr<RawChunk> chunk_;
   std::vector<ChunkKey> piece_keys_;

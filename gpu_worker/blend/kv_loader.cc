@@ -23,7 +23,7 @@ KvLoader::KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* pr
       cancelled_(*cancelled),
       pool_(*pool) {}
 
-void KvLoader::Begin(const std::vector<WantedChunk>& wanted, absl::Duration timeout) {
+void KvLoader::Begin(const std::vector<WantedChunk>& wanted, const CallOptions& options) {
   std::vector<FetchTarget> targets;
   std::vector<std::shared_ptr<ChunkLoad>> begun;
   auto fetch = std::make_shared<ChunkFetch>();
@@ -40,9 +40,10 @@ void KvLoader::Begin(const std::vector<WantedChunk>& wanted, absl::Duration time
   }
   if (targets.empty()) return;
   fetch->stream =
-      client_.Fetch(std::move(targets), {.timeout = timeout,
+      client_.Fetch(std::move(targets), {.timeout = options.timeout,
                                          .use_within = kSlowestBlend,
-                                         .on_progress = [&pool = pool_] { pool.Progress(); }});
+                                         .on_progress = [&pool = pool_] { pool.Progress(); },
+                                         .request_id = options.request_id});
   for (const auto& load : begun) load->SetFetch(fetch);
 }
 

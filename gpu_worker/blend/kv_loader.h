@@ -36,9 +36,9 @@ class KvLoader {
   KvLoader(const Decoder* decoder, CacheClient* client, ChunkPrefill* prefill, ChunkPool* pool,
            int64_t tokens_per_piece, const CancelFlag* cancelled);
 
-  // Starts to bring all chunks; returns at once. The fetch must end within `timeout`. The spans are
-  // not needed afterwards.
-  void Begin(const std::vector<WantedChunk>& wanted, absl::Duration timeout);
+  // Starts to bring all chunks; returns at once. The fetch must end within the timeout. The spans
+  // are not needed afterwards.
+  void Begin(const std::vector<WantedChunk>& wanted, const CallOptions& options);
 
   // Done when layers 0..layer of every chunk are here. Computes what is missing and nobody else is
   // computing, a layer a step, and waits for the rest until ChunkPool::Progress.

@@ -28,13 +28,13 @@ class MeteredCacheClient final : public CacheClient {
 
   std::unique_ptr<FetchStream> Fetch(std::vector<FetchTarget> targets,
                                      const FetchOptions& options) override;
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
+  size_t Store(const std::vector<StoreSource>& sources, const CallOptions& options) override {
+    return real_.Store(sources, options);
   }
   // Asked on threads of its own: nobody who computes waits for it.
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
-    return real_.FindMissing(keys, timeout);
+                                const CallOptions& options) override {
+    return real_.FindMissing(keys, options);
   }
   ClientCounters counters() const override { return real_.counters(); }
 

@@ -29,10 +29,9 @@ PrefixRun::PrefixRun(const Decoder* decoder, CacheClient* client, ChunkPrefill* 
   CHECK_LE(resident, blocks_);
 }
 
-Steps<absl::StatusOr<Activations>> PrefixRun::Run(absl::Duration fetch_timeout,
-                                                  const KvMemory& kv) {
-  if (blocks_ > resident_ && fetch_timeout > absl::ZeroDuration()) {
-    CO_RETURN_IF_ERROR(co_await Fetching(fetch_timeout));
+Steps<absl::StatusOr<Activations>> PrefixRun::Run(CallOptions fetch, const KvMemory& kv) {
+  if (blocks_ > resident_ && fetch.timeout > absl::ZeroDuration()) {
+    CO_RETURN_IF_ERROR(co_await Fetching(std::move(fetch)));
   }
   // All that was cancelled looks like a miss here, and is not to be computed.
   if (cancelled_.IsSet()) co_return absl::CancelledError("the request was cancelled");
@@ -57,15 +56,16 @@ void PrefixRun::Place(int64_t block, int64_t layer, const KvMemory& kv) {
 
 // The stream ends here: what is late must not be written over what is computed. So do copies from
 // it to a device, before the lease is asked for: what was read without it is a miss.
-Steps<absl::Status> PrefixRun::Fetching(absl::Duration timeout) {
+Steps<absl::Status> PrefixRun::Fetching(CallOptions options) {
   std::vector<FetchTarget> targets;
   for (int64_t block = resident_; block < blocks_; ++block) {
     targets.push_back(TargetOf(keys_[block], *chunk_, block));
   }
   const std::shared_ptr<FetchStream> stream =
-      client_.Fetch(std::move(targets), {.timeout = timeout,
+      client_.Fetch(std::move(targets), {.timeout = options.timeout,
                                          .stop_at_first_miss = true,
-                                         .on_progress = [&pool = pool_] { pool.Progress(); }});
+                                         .on_progress = [&pool = pool_] { pool.Progress(); },
+                                         .request_id = options.request_id});
   while (!stream->HeaderReady()) co_await WaitStep(stream->ready_by());
   const std::vector<std::string> tiers = stream->WaitForHeader();
   int64_t arrived = resident_;

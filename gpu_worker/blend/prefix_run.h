@@ -38,7 +38,7 @@ class PrefixRun {
 
   // Fills positions 0 .. ids.size() - 1 of `kv`, which must outlive it; gives the last hidden row.
   // A cache that fails has nothing; with a timeout of zero it is not asked. CANCELLED only.
-  Steps<absl::StatusOr<Activations>> Run(absl::Duration fetch_timeout, const KvMemory& kv);
+  Steps<absl::StatusOr<Activations>> Run(CallOptions fetch, const KvMemory& kv);
 
   // First tokens that were resident or came from the cache.
   int64_t cached_tokens() const { return cached_blocks_ * tokens_per_block_; }
@@ -49,7 +49,7 @@ class PrefixRun {
   std::vector<FreshChunk> TakeFresh(const Tenant& tenant);
 
  private:
-  Steps<absl::Status> Fetching(absl::Duration timeout);
+  Steps<absl::Status> Fetching(CallOptions options);
   void Place(int64_t block, int64_t layer, const KvMemory& kv);
 
   const Decoder& decoder_;

@@ -5,7 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "glog/logging.h"
+#include "base/log.h"
 #ifdef TESSERA_CUDA
 #include "gpu_worker/device/cuda/ops_cuda.h"
 #endif
@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const std::string& device, int thre
   if (device == "auto") {
     absl::StatusOr<std::unique_ptr<Ops>> cuda = MakeCudaOps(0);
     if (cuda.ok()) return cuda;
-    LOG(INFO) << "event=device_chosen device=cpu why=\"" << cuda.status().message() << "\"";
+    LOG_EVENT(kInfo, "device_chosen").With("device", "cpu").With("why", cuda.status().message());
     return MakeCpuOps(threads);
   }
   absl::string_view index = device;

@@ -4,18 +4,20 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "glog/logging.h"
-#include "gpu_worker/serve/shown_id.h"
+#include "base/log.h"
 
 namespace tessera {
 namespace {
 
 void LogStored(const ChunkWork& work, const ChunkReport& report) {
-  LOG(INFO) << "event=chunk_prefilled request=" << ShownId(work.request_id)
-            << " chunk=" << report.key.ToHex().substr(0, 16) << " tokens=" << report.tokens
-            << " cached_tokens=" << report.cached_tokens << " bytes=" << report.bytes
-            << " rejected_pieces=" << report.rejected_pieces
-            << " total_ms=" << absl::ToInt64Milliseconds(absl::Now() - work.submitted);
+  LOG_EVENT(kInfo, "chunk_prefilled")
+      .With("request", work.request_id)
+      .With("chunk", report.key.ToHex().substr(0, 16))
+      .With("tokens", report.tokens)
+      .With("cached_tokens", report.cached_tokens)
+      .With("bytes", report.bytes)
+      .With("rejected_pieces", report.rejected_pieces)
+      .WithMs("total_ms", absl::Now() - work.submitted);
 }
 
 }  // namespace
@@ -23,7 +25,8 @@ void LogStored(const ChunkWork& work, const ChunkReport& report) {
 ChunkTask::ChunkTask(std::unique_ptr<ChunkWork> work, Blender* blender, ChunkWriter* writer)
     : work_(std::move(work)),
       writer_(*writer),
-      run_(blender->MakeChunkRun(work_->tokens, work_->salt, work_->cancelled.get())),
+      run_(blender->MakeChunkRun(work_->tokens, work_->salt, work_->request_id,
+                                 work_->cancelled.get())),
       steps_(Running()) {}
 
 StepState ChunkTask::Step() {
@@ -73,6 +76,7 @@ void ChunkTask::Store() {
   }
   store.chunk = run_->TakeChunk();
   store.keys = run_->piece_keys();
+  store.request_id = work_->request_id;
   std::shared_ptr<ChunkWork> work = std::move(work_);
   store.done = [work, report](absl::StatusOr<size_t> missing) mutable {
     if (!missing.ok()) return work->done(missing.status());

@@ -41,8 +41,9 @@ ChunkWriter::Room ChunkWriter::TryReserve(int64_t bytes) {
   return room;
 }
 
-void ChunkWriter::Write(std::vector<FreshChunk> chunks) {
+void ChunkWriter::Write(std::vector<FreshChunk> chunks, const std::string& request_id) {
   Job job;
+  job.request_id = request_id;
   for (FreshChunk& fresh : chunks) {
     Room room = TryReserve(fresh.chunk->bytes());
     if (room.bytes() == 0) {
@@ -73,7 +74,7 @@ void ChunkWriter::Work() {
     if (job->awaited.done != nullptr) {
       RunAwaited(*job, timeout);
     } else if (timeout > absl::ZeroDuration()) {
-      client_.Store(SourcesOf(job->chunks, tokens_per_piece_), timeout);
+      client_.Store(SourcesOf(job->chunks, tokens_per_piece_), {timeout, job->request_id});
     } else {
       dropped_ += job->chunks.size();
     }
@@ -86,8 +87,9 @@ void ChunkWriter::RunAwaited(Job& job, absl::Duration timeout) {
   const AwaitedStore& store = job.awaited;
   absl::StatusOr<size_t> missing = absl::UnavailableError("the worker is shutting down");
   if (timeout > absl::ZeroDuration()) {
-    client_.Store(store.sources, timeout);
-    const std::vector<bool> is_missing = client_.FindMissing(store.keys, timeout);
+    client_.Store(store.sources, {timeout, store.request_id});
+    const std::vector<bool> is_missing =
+        client_.FindMissing(store.keys, {timeout, store.request_id});
     missing = static_cast<size_t>(std::count(is_missing.begin(), is_missing.end(), true));
   }
   job.rooms.clear();

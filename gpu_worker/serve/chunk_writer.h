@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,6 +26,7 @@ struct AwaitedStore {
   std::unique_ptr<RawChunk> chunk;  // holds the sources' memory
   std::vector<StoreSource> sources;
   std::vector<ChunkKey> keys;  // of all pieces that the cache should have then
+  std::string request_id;      // as Write's
   // Told once, on the writer's thread or by Store itself: how many of the keys the cache does not
   // have in the end. UNAVAILABLE: the worker ends; RESOURCE_EXHAUSTED: the queue is full.
   std::function<void(absl::StatusOr<size_t> missing)> done;
@@ -60,7 +62,8 @@ class ChunkWriter {
   // Stores what waits for a few seconds more, then drops it; a store that runs is not broken off.
   ~ChunkWriter();
 
-  void Write(std::vector<FreshChunk> chunks);
+  // request_id: whose they are, for the cache server's log (CallOptions).
+  void Write(std::vector<FreshChunk> chunks, const std::string& request_id = {});
 
   // Room for `bytes`, for chunks that are yet to be computed; empty when there is not so much.
   Room TryReserve(int64_t bytes);
@@ -75,6 +78,7 @@ class ChunkWriter {
     std::vector<Room> rooms;
     std::vector<FreshChunk> chunks;  // of Write
     AwaitedStore awaited;            // of Store; its done is empty otherwise
+    std::string request_id;          // of Write
   };
 
   void Work();

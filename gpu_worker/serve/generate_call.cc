@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "gpu_worker/serve/token_counts.h"
+
 namespace tessera {
 namespace {
 
@@ -13,9 +15,13 @@ using worker::v1::GenerateResponse;
 worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& prompt,
                               absl::Duration queued, absl::Duration prefill) {
   worker::v1::Started started;
+  const TokenCounts counts = CountTokens(prefilled.segments);
   worker::v1::PromptUsage& usage = *started.mutable_usage();
+  usage.set_exact_tokens(counts.exact);
+  usage.set_blended_tokens(counts.blended);
+  usage.set_recomputed_tokens(counts.recomputed);
+  usage.set_computed_tokens(counts.computed);
   for (const SegmentOutcome& segment : prefilled.segments) {
-    const int64_t reused = segment.cached_tokens - segment.recomputed_tokens;
     worker::v1::SegmentReport& report = *started.add_segments();
     report.set_tokens(segment.tokens);
     report.set_recomputed_tokens(segment.recomputed_tokens);
@@ -24,13 +30,6 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
                       : segment.cached_tokens == segment.tokens
                           ? worker::v1::SegmentReport::CACHE
                           : worker::v1::SegmentReport::PARTIAL);
-    usage.set_computed_tokens(usage.computed_tokens() + segment.tokens - segment.cached_tokens);
-    usage.set_recomputed_tokens(usage.recomputed_tokens() + segment.recomputed_tokens);
-    if (segment.exact) {
-      usage.set_exact_tokens(usage.exact_tokens() + reused);
-    } else {
-      usage.set_blended_tokens(usage.blended_tokens() + reused);
-    }
   }
   started.set_queue_us(absl::ToInt64Microseconds(queued));
   started.set_prefill_us(absl::ToInt64Microseconds(prefill));

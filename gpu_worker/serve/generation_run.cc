@@ -4,8 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "glog/logging.h"
-#include "gpu_worker/serve/shown_id.h"
+#include "base/log.h"
 
 namespace tessera {
 
@@ -47,6 +46,7 @@ bool GenerationRun::Start() {
                                                     *generation_->cancelled, MakeScorer()));
   stage_ = Stage::kPrefilling;
   computed_ = absl::ZeroDuration();
+  waits_ = false;
   is_new_ = true;
   return true;
 }
@@ -71,9 +71,14 @@ Decoder::OnRows GenerationRun::MakeScorer() {
 StepState GenerationRun::StepPrefill() {
   is_new_ = false;
   const absl::Time start = absl::Now();
+  if (waits_) loaded_ += start - last_step_;
   const absl::Duration waited = parts_.blender->waited();
   const StepState state = prefill_steps_->Step();
-  computed_ += absl::Now() - start - (parts_.blender->waited() - waited);
+  const absl::Duration held_up = parts_.blender->waited() - waited;
+  last_step_ = absl::Now();
+  waits_ = state == StepState::kWaiting;
+  loaded_ += held_up;
+  computed_ += last_step_ - start - held_up;
   if (state != StepState::kDone) return state;
   absl::StatusOr<Prefilled> prefilled = prefill_steps_->TakeResult();
   prefill_steps_.reset();
@@ -98,13 +103,14 @@ void GenerationRun::OnPrefilled(Prefilled prefilled) {
   generation_->prompt.choose = false;
   generation_->prompt.exact = !prefilled.blended;
   prefill_ = absl::Now() - started_;
-  picked_ = prefilled.picked.size();
+  blended_ = prefilled.blended;
+  counts_ = CountTokens(prefilled.segments);
   wants_chunks_ = prefilled.wants_chunks;
   generation_->listener->OnStarted(prefilled, started_ - generation_->submitted, prefill_);
   prompt_logits_ = std::move(prefilled.logits);
   BeginAnswers();
   // After the first token, never before.
-  parts_.writer->Write(std::move(prefilled.fresh));
+  parts_.writer->Write(std::move(prefilled.fresh), generation_->request_id);
 }
 
 std::vector<std::unique_ptr<ChunkWork>> GenerationRun::TakeChunksAhead() {
@@ -248,14 +254,25 @@ void GenerationRun::End(const absl::Status& status) {
   ended_ = true;
   const absl::Time now = absl::Now();
   const absl::Time started = stage_ == Stage::kWaiting && preemptions_ == 0 ? now : started_;
-  LOG(INFO) << "event=generated request=" << ShownId(generation_->request_id)
-            << " prompt_tokens=" << prompt_tokens_ << " picked=" << picked_
-            << " queue_ms=" << absl::ToInt64Milliseconds(started - generation_->submitted)
-            << " prefill_ms=" << absl::ToInt64Milliseconds(prefill_)
-            << " answers=" << generation_->answers << " tokens=" << tokens_
-            << " preemptions=" << preemptions_
-            << " total_ms=" << absl::ToInt64Milliseconds(now - started)
-            << " status=" << absl::StatusCodeToString(status.code());
+  LOG_EVENT(kInfo, "generate_done")
+      .With("request", generation_->request_id)
+      .With("mode", !was_started_ ? "none"
+                    : blended_    ? "blend"
+                                  : "full")
+      .With("policy", blended_ ? generation_->prompt.policy.name() : "exact")
+      .With("prompt_tokens", prompt_tokens_)
+      .With("exact_tokens", counts_.exact)
+      .With("blended_tokens", counts_.blended)
+      .With("recomputed_tokens", counts_.recomputed)
+      .With("computed_tokens", counts_.computed)
+      .With("answers", generation_->answers)
+      .With("decode_tokens", tokens_)
+      .With("preemptions", preemptions_)
+      .WithMs("queue_ms", started - generation_->submitted)
+      .WithMs("load_ms", loaded_)
+      .WithMs("prefill_ms", prefill_)
+      .WithMs("total_ms", now - generation_->submitted)
+      .WithError(status);
   generation_->listener->OnFinished(status);
 }
 

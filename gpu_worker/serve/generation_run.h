@@ -23,6 +23,7 @@
 #include "gpu_worker/serve/prompt_logprobs.h"
 #include "gpu_worker/serve/sampler.h"
 #include "gpu_worker/serve/scheduler.h"
+#include "gpu_worker/serve/token_counts.h"
 
 namespace tessera {
 
@@ -116,12 +117,16 @@ class GenerationRun {
   absl::Time started_;        // the first time
   absl::Duration prefill_;
   absl::Duration computed_;               // its steps together, without waiting for the cache
+  absl::Duration loaded_;                 // waiting for it
+  absl::Time last_step_;                  // its end
+  bool waits_ = false;                    // since then
   std::unique_ptr<PromptScorer> scorer_;  // before prefill_steps_, which uses it
   int64_t scored_rows_ = 0;
   std::optional<Steps<absl::StatusOr<Prefilled>>> prefill_steps_;
   KvMemory prompt_kv_;
   std::vector<float> prompt_logits_;
-  size_t picked_ = 0;
+  bool blended_ = false;
+  TokenCounts counts_;
   bool wants_chunks_ = false;
   uint32_t next_answer_ = 0;   // the one to begin
   std::list<Answer> answers_;  // under way

@@ -144,6 +144,7 @@ absl::StatusOr<std::unique_ptr<Generation>> CheckRequest(const GenerateRequest& 
                                                          bool blend_enabled) {
   auto generation = std::make_unique<Generation>();
   generation->request_id = request.request_id();
+  generation->prompt.request_id = request.request_id();
   int64_t tokens = 0;
   RETURN_IF_ERROR(CheckSegments(request, model.vocab, generation->prompt, tokens));
   RETURN_IF_ERROR(CheckLength(request, tokens, max_len, generation->prompt));

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "gpu_worker/serve/chunk_call.h"
 #include "gpu_worker/serve/generate_call.h"
@@ -27,6 +28,10 @@ using worker::v1::GenerateResponse;
 using worker::v1::PrefillChunkRequest;
 using worker::v1::PrefillChunkResponse;
 using worker::v1::WatchChunksRequest;
+
+void LogRefused(const std::string& request_id, const absl::Status& status) {
+  LOG_EVENT_LIMITED(kInfo, "request_refused").With("request", request_id).WithError(status);
+}
 
 class WorkerService final : public worker::v1::Worker::CallbackService {
  public:
@@ -68,6 +73,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     call->HoldUntilDone();
     const absl::Status status = Submit(*request, call);
     if (!status.ok()) {
+      LogRefused(request->request_id(), status);
       if (metrics_ != nullptr) metrics_->CountRefused(status);
       call->End(status);
     }
@@ -80,7 +86,10 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     auto call = std::make_shared<ChunkCall>(response);
     call->HoldUntilDone();
     const absl::Status status = Submit(*request, call);
-    if (!status.ok()) call->End(status);
+    if (!status.ok()) {
+      LogRefused(request->request_id(), status);
+      call->End(status);
+    }
     return call.get();
   }
 

@@ -142,9 +142,8 @@ TEST(ConfigTest, CommandLinesInEveryForm) {
   gateway.arguments = {"--model-dir",          "/m",
                        "-listen=x:1",          "--noguard_metrics",
                        "--vllm_metric_names",  "--workers=a:1, b:2,",
-                       "--blend_separator=--", "--v=2",
-                       "--minloglevel",        "1",
-                       "--idle_timeout=0.5s"};
+                       "--blend_separator=--", "--log_level",
+                       "debug",                "--idle_timeout=0.5s"};
   ASSERT_EQ(gateway.Error(), "");
   EXPECT_EQ(gateway.config.model_dir(), "/m");
   EXPECT_EQ(gateway.config.listen(), "x:1");
@@ -153,15 +152,14 @@ TEST(ConfigTest, CommandLinesInEveryForm) {
   EXPECT_THAT(gateway.config.workers(), ElementsAre("a:1", "b:2"));
   EXPECT_EQ(gateway.config.blend_separator(), "--");
   EXPECT_EQ(gateway.config.idle_timeout(), 500u);
-  EXPECT_EQ(gateway.loaded.verbosity, 2);
-  EXPECT_EQ(gateway.loaded.least_log_level, 1);
+  EXPECT_EQ(gateway.config.log_level(), "debug");
   gateway.arguments = {"--model_dir=/m", "--lisen=x", "sk-secret",
                        "--threads",      "--",        "--noworkers"};
   EXPECT_EQ(gateway.Error(),
             "no option '--lisen'; the closest is --listen\n"
             "argument 3 is no option: write --name=value\n"
             "--threads has no value: write --threads=value\n"
-            "no option '--'; the closest is --v\n"
+            "no option '--'; the closest is --help\n"
             "no option '--noworkers'; the closest is --workers");
 }
 

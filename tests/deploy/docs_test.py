@@ -24,7 +24,7 @@ GUIDES = REPO / "deploy" / "guides"
 ENDINGS = ("", ".h", ".cc", ".cu", ".cuh", ".py", ".sh", ".proto", "_test.py", "_test.cc")
 PORTS = {"7600": "cache", "7601": "worker", "8000": "gateway"}
 # Options of other programs: bazel and glog; all on a line that names one of TOOLS; LMCache's own server.
-FOREIGN = set("config define minloglevel".split())
+FOREIGN = set("config define".split())
 TOOLS = re.compile(r"^.*\b(?:docker|docker-compose|kubectl|kustomize|promtool|prometheus|apt-get|pip|chromium)\b.*$", re.MULTILINE)
 LMCACHE = set(
     "host port chunk-size l1-size-gb eviction-policy eviction-trigger-watermark eviction-ratio l2-adapter engine-type "

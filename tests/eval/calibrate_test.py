@@ -72,7 +72,7 @@ class CalibrateTest(unittest.TestCase):
         self.assertGreater(found["kl16"], 0)
         line = self.ready_line()
         self.assertIn("policy=query_v recompute_ratio=0.5", line)
-        self.assertIn(f"calibration=ttft=100x,{found['date']}", line)
+        self.assertIn(f'calibration="ttft=100x,{found["date"]}"', line)
         line = self.ready_line(policy="first_k", recompute_ratio=0.3)
         self.assertIn("policy=first_k recompute_ratio=0.3", line)
 

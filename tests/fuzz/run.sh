@@ -12,6 +12,7 @@ self=tests/fuzz/run.sh
 flags_file=$out/flags
 
 RAM_STORE="
+base/log.cc
 cache_server/chunk/checksum.cc cache_server/chunk/digest.cc cache_server/chunk/key.cc
 cache_server/chunk/shared_memory.cc
 cache_server/store/admission_policy.cc cache_server/store/chunk_store.cc
@@ -37,7 +38,7 @@ declare -A SOURCES=(
     cache_server/chunk/digest.cc cache_server/tier/tier.cc cache_server/tier/value_header.cc"
   [shm_wire_fuzz]="cache_server/chunk/key.cc cache_server/chunk/digest.cc
     cache_server/transfer/shm_wire.cc"
-  [shm_session_fuzz]="$RAM_STORE cache_server/service/fetch_pieces.cc
+  [shm_session_fuzz]="$RAM_STORE cache_server/service/call_log.cc cache_server/service/fetch_pieces.cc
     cache_server/service/shm_session.cc cache_server/service/waker.cc
     cache_server/transfer/lease_table.cc
     cache_server/transfer/shm_wire.cc cache_server/transfer/unix_socket.cc"

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "cache_server/chunk/checksum.h"
 #include "cache_server/chunk/shared_memory.h"
 #include "cache_server/service/shm_session.h"
@@ -151,7 +152,7 @@ class Client {
 };
 
 void Client::Step() {
-  const uint8_t what = input_.Byte() % 12;
+  const uint8_t what = input_.Byte() % 13;
   switch (what) {
     case 0:
       return Hello(/*right=*/false);
@@ -174,6 +175,10 @@ void Client::Step() {
       return Send(MakeShmPacket(ShmType::kErase, 0, ShmNothing(), absl::MakeConstSpan(Keys())));
     case 10:
       return SendRaw();
+    case 12: {
+      const auto letter = static_cast<char>(input_.Byte());
+      return Send(MakeShmText(ShmType::kRequest, 0, std::string(input_.Byte(), letter)));
+    }
     default:
       TheWorld().context.draining = input_.Byte() % 4 == 0;
       return PutBelow();
@@ -380,7 +385,7 @@ void FuzzShmSession(const uint8_t* bytes, size_t size) { Client(Input(bytes, siz
 }  // namespace tessera::fuzz
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  FLAGS_minloglevel = google::GLOG_ERROR;
+  tessera::SetLogLevel(tessera::LogLevel::kError);
   return 0;
 }
 

@@ -217,7 +217,7 @@ class OpenAiPackageTest(ClusterTest):
         answered = self.chat(max_tokens=1)  # served though 2,000 tokens were asked for
         self.assertTrue(answered.choices)
         ended = self.await_generated(before, "CANCELLED")
-        tokens = int(ended.split(" tokens=")[1].split()[0])
+        tokens = int(ended.split(" decode_tokens=")[1].split()[0])
         self.assertLess(tokens, 1000)
         stats = json.loads(subprocess.run(
             [REPO / "bazel-bin/cache_server/ctl/tessera_ctl", "stats", f"--server={self.store.address}", "--json"],
@@ -229,9 +229,9 @@ class OpenAiPackageTest(ClusterTest):
         for worker, start in zip(self.workers, before):
             with worker.news:
                 worker.news.wait_for(
-                    lambda w=worker, s=start: any(f"status={status}" in x for x in w.lines[s:]), 2)
+                    lambda w=worker, s=start: any(f"code={status} " in x for x in w.lines[s:]), 2)
                 for line in worker.lines[start:]:
-                    if "event=generated" in line and f"status={status}" in line:
+                    if "event=generate_done" in line and f"code={status} " in line:
                         return line
         raise AssertionError(f"no worker said {status}")
 

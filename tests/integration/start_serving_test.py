@@ -266,8 +266,8 @@ class ServeTest(unittest.TestCase):
         return (self.logs / f"{name.replace(' ', '_')}.log").read_text()
 
     def log_time(self, name, words):
-        """glog's time of the line, which sorts as text."""
-        return re.search(rf"^[IWE](\d+ [\d:.]+) .*{words}", self.log(name), re.M)[1]
+        """The time of the line, which sorts as text."""
+        return re.search(rf"^ts=(\S+) .*{words}", self.log(name), re.M)[1]
 
     def check_shared_memory(self, script):
         run = self.logs / "run"

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "base/log.h"
 #include "dnnl.hpp"
 #include "glog/logging.h"
 #include "gpu_worker/device/cpu/dot.h"
@@ -177,7 +178,7 @@ MatMul::MatMul(Parallel* parallel) : parallel_(parallel) {
   if (!ProcessorHasBf16()) return;
   bf16_ = std::make_unique<Bf16Products>();
   if (!bf16_->Work()) {
-    LOG(WARNING) << "event=bf16_unusable products=f32";
+    LOG_EVENT(kWarning, "bf16_unusable").With("products", "f32");
     bf16_.reset();
   }
 }
@@ -251,8 +252,8 @@ void MatMul::RunPanels(Matrix x, const Weight& w, bool accumulate, Matrix out) {
                        });
   parallel_->ForRanges(w.rows, kBf16PanelRows, [&](int64_t first, int64_t last) {
     const Bf16* panel = static_cast<const Bf16*>(w.data) + first * w.cols;
-    if (bf16_->Run(x.rows, last - first, x.cols, narrow.data(), panel, accumulate, out.data() + first,
-                   out.cols)) {
+    if (bf16_->Run(x.rows, last - first, x.cols, narrow.data(), panel, accumulate,
+                   out.data() + first, out.cols)) {
       return;
     }
     RunWidePanel(x, w, first, last, accumulate, out);

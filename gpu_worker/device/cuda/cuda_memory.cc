@@ -5,7 +5,7 @@
 #include <new>
 #include <utility>
 
-#include "glog/logging.h"
+#include "base/log.h"
 #include "gpu_worker/device/cuda/check.h"
 
 namespace tessera::cuda {
@@ -211,8 +211,10 @@ void CudaMemory::RegisterHost(const void* begin, size_t bytes) {
   }
   if (error != cudaSuccess) {
     cudaGetLastError();
-    LOG(WARNING) << "event=host_memory_not_registered bytes=" << bytes << " why=\""
-                 << cudaGetErrorString(error) << "\" what=\"copies from there are slower\"";
+    LOG_EVENT(kWarning, "host_memory_not_registered")
+        .With("bytes", bytes)
+        .With("error", cudaGetErrorString(error))
+        .With("msg", "copies from there are slower");
     return;
   }
   const absl::MutexLock lock(&mutex_);

@@ -14,8 +14,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "base/status_macros.h"
-#include "glog/logging.h"
 #include "xxhash.h"
 
 namespace tessera::cuda {
@@ -116,8 +116,10 @@ std::optional<GemmChoices> ReadFile(const std::string& path, const GemmPlatform&
     return DecodeGemmChoices(bytes, platform);
   }();
   if (choices.ok()) return *std::move(choices);
-  LOG(WARNING) << "event=products_file_ignored path=" << path << " why=\""
-               << choices.status().message() << "\" what=\"products are measured again\"";
+  LOG_EVENT(kWarning, "products_file_ignored")
+      .With("path", path)
+      .WithError(choices.status())
+      .With("msg", "products are measured again");
   return std::nullopt;
 }
 
@@ -137,9 +139,10 @@ std::string Keep(const GemmPlatform& platform, const GemmChoices& choices,
   if (folder.empty()) return "nowhere";
   const absl::Status status = WriteFile(folder, path, EncodeGemmChoices(platform, choices));
   if (status.ok()) return path;
-  LOG(WARNING) << "event=products_file_not_written why=\"" << status.message()
-               << "\" what=\"the next start measures again: set --device_cache to a folder that "
-                  "can be written\"";
+  LOG_EVENT(kWarning, "products_file_not_written")
+      .WithError(status)
+      .With("msg",
+            "the next start measures again: set --device_cache to a folder that can be written");
   return "nowhere";
 }
 
@@ -197,8 +200,10 @@ PreparedGemms PrepareGemms(
     if (std::optional<GemmChoices> kept = ReadFile(path, platform); kept.has_value()) {
       prepared.choices = *std::move(kept);
       prepared.loaded = static_cast<int64_t>(prepared.choices.size());
-      LOG(INFO) << "event=products_loaded pairs=" << prepared.loaded
-                << " seconds=" << absl::ToDoubleSeconds(absl::Now() - start) << " path=" << path;
+      LOG_EVENT(kInfo, "products_loaded")
+          .With("pairs", prepared.loaded)
+          .WithMs("total_ms", absl::Now() - start)
+          .With("path", path);
       return prepared;
     }
   }
@@ -217,13 +222,17 @@ PreparedGemms PrepareGemms(
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   const bool keeps = without_memory == 0 && prepared.measured > 0;
   if (without_memory > 0) {
-    LOG(WARNING) << "event=products_not_measured pairs=" << without_memory
-                 << " why=\"too little memory of the card is free\" what=\"cuBLASLt's first choice "
-                    "serves them\"";
+    LOG_EVENT(kWarning, "products_not_measured")
+        .With("pairs", without_memory)
+        .With("why", "too little memory of the card is free")
+        .With("msg", "cuBLASLt's first choice serves them");
   }
-  LOG(INFO) << "event=products_measured pairs=" << prepared.measured
-            << " left_out=" << prepared.left_out << " seconds=" << seconds
-            << " kept=" << (keeps ? Keep(platform, prepared.choices, folder, path) : "nowhere");
+  const std::string kept = keeps ? Keep(platform, prepared.choices, folder, path) : "nowhere";
+  LOG_EVENT(kInfo, "products_measured")
+      .With("pairs", prepared.measured)
+      .With("left_out", prepared.left_out)
+      .With("seconds", seconds)
+      .With("kept", kept);
   return prepared;
 }
 

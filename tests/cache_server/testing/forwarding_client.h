@@ -21,12 +21,12 @@ class ForwardingClient : public CacheClient {
                                      const FetchOptions& options) override {
     return real_.Fetch(std::move(targets), options);
   }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration timeout) override {
-    return real_.Store(sources, timeout);
+  size_t Store(const std::vector<StoreSource>& sources, const CallOptions& options) override {
+    return real_.Store(sources, options);
   }
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
-    return real_.FindMissing(keys, timeout);
+                                const CallOptions& options) override {
+    return real_.FindMissing(keys, options);
   }
   ClientCounters counters() const override { return real_.counters(); }
 

@@ -232,8 +232,8 @@ class StuckClient final : public CacheClient {
                                      const FetchOptions&) override {
     return std::make_unique<Stream>(this, targets.size());
   }
-  size_t Store(const std::vector<StoreSource>&, absl::Duration) override { return 0; }
-  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration) override {
+  size_t Store(const std::vector<StoreSource>&, const CallOptions&) override { return 0; }
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, const CallOptions&) override {
     return std::vector<bool>(keys.size(), false);
   }
   ClientCounters counters() const override { return {}; }

@@ -24,10 +24,10 @@ class CountingClient final : public ForwardingClient {
  public:
   using ForwardingClient::ForwardingClient;
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
+                                const CallOptions& options) override {
     ++questions;
     if (silent) go_on.WaitForNotification();
-    return ForwardingClient::FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, options);
   }
 
   int questions = 0;

@@ -45,9 +45,9 @@ class SlowClient final : public ForwardingClient {
     return std::make_unique<Stream>(ForwardingClient::Fetch(std::move(targets), options), delay_);
   }
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
+                                const CallOptions& options) override {
     absl::SleepFor(delay_);
-    return ForwardingClient::FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, options);
   }
 
  private:

@@ -18,13 +18,13 @@ class SlowClient final : public CacheClient {
                                      const FetchOptions& options) override {
     return MakeNullCacheClient()->Fetch(std::move(targets), options);
   }
-  size_t Store(const std::vector<StoreSource>& sources, absl::Duration) override {
+  size_t Store(const std::vector<StoreSource>& sources, const CallOptions&) override {
     if (!entered.HasBeenNotified()) entered.Notify();
     go_on.WaitForNotification();
     stored += sources.size();
     return sources.size();
   }
-  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, absl::Duration) override {
+  std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys, const CallOptions&) override {
     return std::vector<bool>(keys.size(), stored == 0);
   }
   ClientCounters counters() const override { return {}; }

@@ -83,10 +83,10 @@ class HeldClient final : public ForwardingClient {
  public:
   using ForwardingClient::ForwardingClient;
   std::vector<bool> FindMissing(const std::vector<ChunkKey>& keys,
-                                absl::Duration timeout) override {
+                                const CallOptions& options) override {
     if (!asked.HasBeenNotified()) asked.Notify();
     go_on.WaitForNotification();
-    return ForwardingClient::FindMissing(keys, timeout);
+    return ForwardingClient::FindMissing(keys, options);
   }
 
   absl::Notification asked, go_on;
