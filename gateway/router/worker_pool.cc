@@ -310,7 +310,8 @@ void WorkerPool::SetModel(size_t index, v1::GetModelResponse model) {
     worker.instance_id = model.instance_id();
     if (!model.instance_id().empty()) worker.avoid_until = absl::InfinitePast();
   }
-  if (!is_same || !worker.model || worker.model->name() != model.name()) {
+  const bool is_news = !is_same || !worker.model || worker.model->name() != model.name();
+  if (worker.named && is_news) {
     LOG_EVENT(kInfo, "worker_ready")
         .With("worker", worker.client->address())
         .With("model", model.name())
