@@ -132,6 +132,12 @@ class GrpcCacheCalls final : public CacheCalls {
                 options_.deadline, &response);
   }
 
+  absl::StatusOr<v1::StatsResponse> Stats(absl::Duration deadline) override {
+    v1::StatsResponse response;
+    RETURN_IF_ERROR(Call(&v1::KvCache::Stub::Stats, v1::StatsRequest(), deadline, &response));
+    return response;
+  }
+
   absl::StatusOr<bool> Store(const std::string& key, const std::string& tenant,
                              const std::string& value) override {
     grpc::ClientContext context;

@@ -51,6 +51,9 @@ class CacheCalls {
   // OK when the server answers.
   virtual absl::Status Ping() = 0;
 
+  // How it stands, within `deadline` instead of the options'.
+  virtual absl::StatusOr<cache::v1::StatsResponse> Stats(absl::Duration deadline) = 0;
+
   // Stores bytes as a piece of one layer; false: the key was there already and is left as it is.
   // Also RESOURCE_EXHAUSTED (no room).
   virtual absl::StatusOr<bool> Store(const std::string& key, const std::string& tenant,

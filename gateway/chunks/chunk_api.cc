@@ -215,6 +215,4 @@ absl::StatusOr<std::string> ChunkApi::TextOf(std::string_view id, std::string_vi
   return std::move(*record.mutable_segment_text());
 }
 
-absl::Status ChunkApi::PingCache() { return has_cache() ? options_.cache->Ping() : NoCache(); }
-
 }  // namespace tessera::openai

@@ -66,8 +66,6 @@ class ChunkApi final : public ChunkTexts {
 
   absl::StatusOr<std::string> TextOf(std::string_view id, std::string_view salt) override;
 
-  // OK when there is a cache server and it answers. Waits for it.
-  absl::Status PingCache();
   bool has_cache() const { return options_.cache != nullptr; }
 
   const IngestTotals& totals() const { return totals_; }

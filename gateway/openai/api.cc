@@ -129,17 +129,6 @@ CompletionContext CompletionContextOf(const ApiOptions& options, ChunkApi* chunk
   return context;
 }
 
-json::object WorkerObject(const WorkerState& state) {
-  json::object object;
-  object["address"] = state.address;
-  object["state"] = state.ready ? "ready" : "down";
-  object["in_flight"] = state.in_flight;
-  object["model"] = state.ready ? json::value(state.model) : json::value(nullptr);
-  object["device"] = state.ready ? json::value(state.device) : json::value(nullptr);
-  object["blend"] = state.blend_enabled;
-  return object;
-}
-
 json::object ModelObject(const worker::v1::GetModelResponse& model, int64_t created) {
   json::object object;
   object["id"] = model.name();
@@ -160,6 +149,7 @@ Api::Api(const ApiOptions& options)
       api_metrics_(metrics_.get(), {.workers = options.completion.workers,
                                     .waiting = [this] { return waiting_.load(); },
                                     .vllm_names = options.vllm_metric_names}),
+      cluster_(options.completion.workers, options.chunks.cache),
       observer_(this),
       chunks_(ChunkOptionsOf(options),
               [this](size_t caller, uint64_t tokens) { Charge(caller, tokens); }),
@@ -173,6 +163,7 @@ Api::~Api() { metrics_->RemoveSources(); }
 
 void Api::Observer::OnFinished(const CompletionReport& report) {
   api_.api_metrics_.OnFinished(report);
+  api_.cluster_.Count(report.usage);
   const worker::v1::PromptUsage& usage = report.usage;
   api_.Charge(report.caller, uint64_t{usage.exact_tokens()} + usage.blended_tokens() +
                                  usage.recomputed_tokens() + usage.computed_tokens() +
@@ -238,7 +229,8 @@ std::unique_ptr<http::Work> Api::Route(http::Request request, std::string reques
     return RunTokenizer(std::move(request), reply);
   }
   if (request.path == "/cluster") {
-    return chunks_.Run([this] { return Cluster(); }, reply);
+    // On a thread that may wait for the cache server.
+    return chunks_.Run([this] { return JsonResponse(200, cluster_.Report()); }, reply);
   }
   reply.Send(Get(request.path));
   return nullptr;
@@ -326,19 +318,6 @@ http::Response Api::GetModel(std::string_view id) const {
     return ErrorResponse(ModelNotFound(readable ? id : "", model->name()));
   }
   return JsonResponse(200, ModelObject(*model, started_));
-}
-
-http::Response Api::Cluster() {
-  json::array workers;
-  for (const WorkerState& state : completion_.workers->States()) {
-    workers.push_back(WorkerObject(state));
-  }
-  json::object body;
-  body["ready"] = completion_.workers->ready();
-  body["workers"] = std::move(workers);
-  body["cache"] = nullptr;
-  if (chunks_.has_cache()) body["cache"] = {{"reachable", chunks_.PingCache().ok()}};
-  return JsonResponse(200, body);
 }
 
 MetricSource Api::OwnSamples() const {

@@ -14,6 +14,7 @@
 #include "gateway/access/access_control.h"
 #include "gateway/chunks/chunk_api.h"
 #include "gateway/http/handler.h"
+#include "gateway/openai/cluster.h"
 #include "gateway/openai/completion.h"
 #include "gateway/openai/metrics.h"
 #include "gateway/openai/request.h"
@@ -78,8 +79,6 @@ class Api final : public http::Handler {
   http::Response Health() const;
   http::Response ListModels() const;
   http::Response GetModel(std::string_view id) const;
-  // Waits for the cache server.
-  http::Response Cluster();
   MetricSource OwnSamples() const;
   void Charge(size_t caller, uint64_t tokens);
 
@@ -89,6 +88,7 @@ class Api final : public http::Handler {
   std::atomic<size_t> waiting_{0};  // requests in the queue of `threads_`
   const std::unique_ptr<Metrics> metrics_;
   ApiMetrics api_metrics_;
+  Cluster cluster_;
   Observer observer_;
   ChunkApi chunks_;
   const CompletionContext completion_;

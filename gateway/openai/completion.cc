@@ -81,6 +81,7 @@ class Completion::PromptCall final : public GenerateListener {
 
   PromptAnswers answers;
   std::vector<absl::Time> last_tokens;  // by answer
+  bool reported = false;                // its stream has said how the prompt's KV came about
   const size_t first_choice;            // index of its first answer among the request's
   std::unique_ptr<WorkerCall> call;
 
@@ -146,6 +147,7 @@ void Completion::SetUp(const v1::GetModelResponse& model, std::vector<PreparedPr
   options.continuous_usage = request_.continuous_usage;
   options.logprobs = request_.logprobs.has_value();
   options.token_ids = request_.return_token_ids;
+  options.report_rows = request_.blend.report_rows();
   options.tokenizer = context_.tokenizer;
   builder_.emplace(std::move(options));
   for (PreparedPrompt& prompt : *prompts) {
@@ -267,19 +269,20 @@ void Completion::Gather(size_t choice, PromptAnswers::Piece piece) {
   std::move(piece.delta.tokens.begin(), piece.delta.tokens.end(), std::back_inserter(whole.tokens));
 }
 
-std::string Completion::EventsOf(const PromptCall& call, const PromptAnswers::Piece& piece) const {
+std::string Completion::EventsOf(PromptCall& call, const PromptAnswers::Piece& piece) const {
+  // A completion without an echo begins with its first text.
+  const bool chat = endpoint_ == Endpoint::kChat, token_ids = request_.return_token_ids;
+  if (piece.first && piece.delta.empty() && !chat && !token_ids) return "";
   ChoicePart part;
   part.index = static_cast<uint32_t>(call.first_choice + piece.answer);
   part.text = piece.delta.text;
   part.tokens = piece.delta.tokens;
+  if (!std::exchange(call.reported, true)) part.prompt = &*call.answers.started();
   const RequestUsage usage = request_.continuous_usage ? UsageSoFar() : RequestUsage();
   if (piece.first) {
     part.echo_tokens = piece.delta.tokens.size();
-    if (request_.return_token_ids) part.prompt_token_ids = &call.answers.plan().token_ids;
-    if (endpoint_ == Endpoint::kChat) return builder_->First(part, usage);
-    // A completion without an echo begins with its first text.
-    if (piece.delta.empty() && !request_.return_token_ids) return "";
-    return builder_->Part(part, usage);
+    if (token_ids) part.prompt_token_ids = &call.answers.plan().token_ids;
+    return chat ? builder_->First(part, usage) : builder_->Part(part, usage);
   }
   const Answer& answer = call.answers.answers()[piece.answer];
   if (answer.ended()) part.ended = &answer;

@@ -98,7 +98,7 @@ class Completion final : public http::Work {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Gather(size_t choice, PromptAnswers::Piece piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The events that one piece is; none, one or two.
-  std::string EventsOf(const PromptCall& call, const PromptAnswers::Piece& piece) const
+  std::string EventsOf(PromptCall& call, const PromptAnswers::Piece& piece) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginStream() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

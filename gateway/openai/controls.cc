@@ -68,6 +68,11 @@ bool SetStore(const json::value& value, v1::BlendOptions* blend) {
   return value.is_bool();
 }
 
+bool SetReportRows(const json::value& value, v1::BlendOptions* blend) {
+  if (value.is_bool()) blend->set_report_rows(value.get_bool());
+  return value.is_bool();
+}
+
 struct Control {
   std::string_view field;
   std::string_view header;
@@ -85,6 +90,7 @@ constexpr Control kControls[] = {
     {"recompute_ratio", "X-Tessera-Recompute-Ratio", "must be a number from 0 to 1", SetRatio},
     {"correction", "X-Tessera-Correction", "must be true or false", SetCorrection},
     {"store", "X-Tessera-Store", "must be true or false", SetStore},
+    {"report_rows", "X-Tessera-Report-Rows", "must be true or false", SetReportRows},
 };
 
 std::string_view HeaderValue(const http::Request& request, std::string_view header) {
@@ -118,7 +124,8 @@ absl::Status ReadControls(const http::Request& request, const json::object* obje
   for (const auto& field : *object) {
     const auto known = [&](const Control& control) { return field.key() == control.field; };
     if (std::any_of(std::begin(kControls), std::end(kControls), known)) continue;
-    fields.Fail(field.key(), "is not known: use mode, policy, recompute_ratio, correction, store");
+    fields.Fail(field.key(),
+                "is not known: use mode, policy, recompute_ratio, correction, store, report_rows");
   }
   return fields.status();
 }

@@ -38,8 +38,19 @@ json::object SegmentObject(const v1::SegmentReport& report) {
   segment["tokens"] = report.tokens();
   segment["source"] = View(SourceName(report.source()));
   segment["tier"] = report.tier().empty() ? json::value(nullptr) : json::value(View(report.tier()));
+  segment["cached_tokens"] = report.cached_tokens();
+  segment["exact"] = report.exact();
   segment["recomputed_tokens"] = report.recomputed_tokens();
   return segment;
+}
+
+// Takes of *room as many runs as there are.
+json::array RowRuns(const v1::SegmentReport& report, size_t* room) {
+  json::array runs;
+  for (int i = 0; i + 1 < report.recomputed_rows_size() && *room > 0; i += 2, --*room) {
+    runs.push_back(json::array{report.recomputed_rows(i), report.recomputed_rows(i + 1)});
+  }
+  return runs;
 }
 
 json::value StopReason(const Answer& answer) {
@@ -92,7 +103,7 @@ json::object UsageObject(const RequestUsage& usage) {
   return object;
 }
 
-json::object TesseraObject(const RequestUsage& usage) {
+json::object TesseraObject(const RequestUsage& usage, bool rows) {
   const v1::PromptUsage sum = SumUsage(usage);
   json::object object;
   object["exact_tokens"] = sum.exact_tokens();
@@ -101,13 +112,17 @@ json::object TesseraObject(const RequestUsage& usage) {
   object["computed_tokens"] = sum.computed_tokens();
   uint64_t queue_us = 0;
   uint64_t prefill_us = 0;
+  uint64_t full_us = 0;
+  size_t room = kMostRowRuns;
   json::array segments;
   for (size_t i = 0; i < usage.prompts.size(); ++i) {
     const v1::Started& prompt = *usage.prompts[i];
     queue_us = std::max<uint64_t>(queue_us, prompt.queue_us());
     prefill_us = std::max<uint64_t>(prefill_us, prompt.prefill_us());
+    full_us = std::max<uint64_t>(full_us, prompt.full_prefill_us());
     for (const v1::SegmentReport& report : prompt.segments()) {
       json::object segment = SegmentObject(report);
+      if (rows) segment["recomputed_rows"] = RowRuns(report, &room);
       if (usage.prompts.size() > 1) segment["prompt"] = i;
       segments.push_back(std::move(segment));
     }
@@ -117,6 +132,8 @@ json::object TesseraObject(const RequestUsage& usage) {
   object["correction"] = any && usage.prompts[0]->correction();
   object["queue_ms"] = static_cast<double>(queue_us) / 1000.0;
   object["prefill_ms"] = static_cast<double>(prefill_us) / 1000.0;
+  object["full_prefill_ms"] = nullptr;
+  if (full_us > 0) object["full_prefill_ms"] = static_cast<double>(full_us) / 1000.0;
   object["segments"] = std::move(segments);
   return object;
 }
@@ -178,13 +195,16 @@ std::string ResponseBuilder::Whole(std::span<const ChoicePart> parts,
   }
   body["choices"] = std::move(choices);
   body["usage"] = UsageObject(usage);
-  body["tessera"] = TesseraObject(usage);
+  body["tessera"] = TesseraObject(usage, options_.report_rows);
   return json::serialize(body);
 }
 
-std::string ResponseBuilder::Chunk(json::object body, json::object choice,
+std::string ResponseBuilder::Chunk(const ChoicePart& part, json::object body, json::object choice,
                                    const RequestUsage& usage) const {
   body["choices"] = json::array{std::move(choice)};
+  if (part.prompt != nullptr && (options_.include_usage || options_.report_rows)) {
+    body["tessera"] = TesseraObject({.prompts = {part.prompt}}, options_.report_rows);
+  }
   if (options_.continuous_usage) {
     body["usage"] = UsageObject(usage);
   } else if (options_.include_usage) {
@@ -203,7 +223,7 @@ std::string ResponseBuilder::First(const ChoicePart& part, const RequestUsage& u
   if (part.prompt_token_ids != nullptr) {
     body["prompt_token_ids"] = TokenIdArray(*part.prompt_token_ids);
   }
-  return Chunk(std::move(body), std::move(choice), usage);
+  return Chunk(part, std::move(body), std::move(choice), usage);
 }
 
 std::string ResponseBuilder::Part(const ChoicePart& part, const RequestUsage& usage) const {
@@ -217,14 +237,14 @@ std::string ResponseBuilder::Part(const ChoicePart& part, const RequestUsage& us
     choice["text"] = View(part.text);
   }
   AddRest(part, /*whole=*/false, &choice);
-  return Chunk(ChunkHead(), std::move(choice), usage);
+  return Chunk(part, ChunkHead(), std::move(choice), usage);
 }
 
 std::string ResponseBuilder::Usage(const RequestUsage& usage) const {
   json::object body = ChunkHead();
   body["choices"] = json::array{};
   body["usage"] = UsageObject(usage);
-  body["tessera"] = TesseraObject(usage);
+  body["tessera"] = TesseraObject(usage, options_.report_rows);
   return Event(json::serialize(body));
 }
 

@@ -33,6 +33,8 @@ struct ResponseOptions {
   bool continuous_usage = false;
   bool logprobs = false;
   bool token_ids = false;
+  // Where the recomputed rows are, as far as there is room for it.
+  bool report_rows = false;
   // Spells tokens. Must outlive the builder.
   const Tokenizer* tokenizer = nullptr;
 };
@@ -48,6 +50,9 @@ struct ChoicePart {
   const Answer* ended = nullptr;
   // Of its prompt, on the first part of a choice where token ids are asked for.
   const std::vector<uint32_t>* prompt_token_ids = nullptr;
+  // On the first of its prompt's chunks: how the prompt's KV came about, for who asks for usage or
+  // rows.
+  const worker::v1::Started* prompt = nullptr;
 };
 
 // What a request has used: the prompts whose prefill has ended, in order, and the tokens of all
@@ -78,7 +83,7 @@ class ResponseBuilder {
   boost::json::object ChunkHead() const;
   // Logprobs, token ids and end of a choice.
   void AddRest(const ChoicePart& part, bool whole, boost::json::object* choice) const;
-  std::string Chunk(boost::json::object body, boost::json::object choice,
+  std::string Chunk(const ChoicePart& part, boost::json::object body, boost::json::object choice,
                     const RequestUsage& usage) const;
 
   const ResponseOptions options_;
@@ -92,8 +97,13 @@ worker::v1::PromptUsage SumUsage(const RequestUsage& usage);
 // whose KV came from the cache and was not recomputed (exact + blended).
 boost::json::object UsageObject(const RequestUsage& usage);
 
-// How the prompts' KV came about: README.md of this folder's parent states every field.
-boost::json::object TesseraObject(const RequestUsage& usage);
+// Most runs of recomputed rows in one object, of all its segments together: it must fit into an
+// event of a stream. The rest is left out.
+inline constexpr size_t kMostRowRuns = 4096;
+
+// How the prompts' KV came about: README.md of this folder's parent states every field. rows: with
+// the runs of recomputed rows.
+boost::json::object TesseraObject(const RequestUsage& usage, bool rows);
 
 }  // namespace tessera::openai
 

@@ -120,6 +120,9 @@ std::vector<WorkerState> WorkerPool::States() const {
     if (!state.ready) continue;
     state.model = worker.model->name();
     state.device = worker.model->device();
+    state.max_len = worker.model->max_len();
+    state.running = worker.model->running_requests();
+    state.waiting = worker.model->waiting_requests();
     state.blend_enabled = worker.model->blend_enabled();
     state.tells_chunks = worker.tells;
   }

@@ -56,6 +56,10 @@ struct WorkerState {
   size_t in_flight = 0;
   std::string model;
   std::string device;
+  uint32_t max_len = 0;
+  // Requests there, of all gateways, when it was last asked.
+  uint32_t running = 0;
+  uint32_t waiting = 0;
   bool blend_enabled = false;
   // It tells which chunks it has in memory.
   bool tells_chunks = false;

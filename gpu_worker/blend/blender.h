@@ -53,7 +53,8 @@ struct BlendRequest {
   // Whether a full prefill reads and makes blocks of exact prefixes (prefix_run.h). It is then
   // computed with K and V rounded as the cache has them, whatever it finds there.
   bool prefixes = false;
-  bool store = true;  // whether what is computed may be stored
+  bool store = true;         // whether what is computed may be stored
+  bool report_rows = false;  // whether who asked wants to know which rows were recomputed
   // Whether a full prefill behind the prompt's exact prefix may run instead of a blend, where the
   // cost model says that it is faster.
   bool choose = false;
@@ -92,6 +93,7 @@ struct SegmentOutcome {
 struct PrefillCost {
   CostDecision predicted;
   double compute_seconds = 0;  // without waiting for the cache
+  double full_seconds = 0;     // predicted, of a full prefill with nothing cached
 };
 
 // Tokens that the cache server was known to have, as chunks or as a prefix, when the cost model

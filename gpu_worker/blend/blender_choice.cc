@@ -123,7 +123,9 @@ absl::Duration Blender::waited() const {
 void Blender::Learn(const BlendRequest& request, absl::Duration computed, Prefilled* prefilled) {
   if (costs_ == nullptr) return;
   const PromptShape shape = ShapeOf(request, config_, decoder_.config(), *prefilled);
-  prefilled->cost = {costs_->Predict(shape, prefilled->blended), absl::ToDoubleSeconds(computed)};
+  const double full = costs_->FullSeconds(ShapeOf(request, config_, decoder_.config()));
+  prefilled->cost = {costs_->Predict(shape, prefilled->blended), absl::ToDoubleSeconds(computed),
+                     full};
   costs_->Observe(prefilled->cost->predicted, prefilled->cost->compute_seconds);
 }
 

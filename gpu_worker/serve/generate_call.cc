@@ -11,6 +11,36 @@ namespace {
 
 using worker::v1::GenerateResponse;
 
+// The first so many rows of a segment that begins at `start`, as far as `picked` has them. *next is
+// the first of picked that is not before the segment, and moves behind those that were taken.
+void AddRuns(const std::vector<int32_t>& picked, int64_t start, int64_t cached, size_t* next,
+             worker::v1::SegmentReport* report) {
+  auto& runs = *report->mutable_recomputed_rows();
+  for (; *next < picked.size() && picked[*next] < start + cached; ++*next) {
+    const auto row = static_cast<uint32_t>(picked[*next] - start);
+    if (!runs.empty() && runs[runs.size() - 2] + runs[runs.size() - 1] == row) {
+      runs[runs.size() - 1] += 1;
+    } else {
+      runs.Add(row);
+      runs.Add(1);
+    }
+  }
+}
+
+void AddRows(const Prefilled& prefilled, worker::v1::Started* started) {
+  const std::vector<int32_t>& picked = prefilled.picked;
+  int64_t start = 0;
+  size_t next = 0;
+  for (size_t i = 0; i < prefilled.segments.size(); ++i) {
+    const SegmentOutcome& segment = prefilled.segments[i];
+    AddRuns(picked, start, segment.cached_tokens, &next,
+            started->mutable_segments(static_cast<int>(i)));
+    start += segment.tokens;
+    // Those that were chosen among rows that are not from the cache.
+    while (next < picked.size() && picked[next] < start) ++next;
+  }
+}
+
 // What is known after prefill, as the wire says it.
 worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& prompt,
                               absl::Duration queued, absl::Duration prefill) {
@@ -25,6 +55,8 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
     worker::v1::SegmentReport& report = *started.add_segments();
     report.set_tokens(segment.tokens);
     report.set_recomputed_tokens(segment.recomputed_tokens);
+    report.set_cached_tokens(segment.cached_tokens);
+    report.set_exact(segment.exact && segment.cached_tokens > 0);
     report.set_tier(segment.tier());
     report.set_source(segment.cached_tokens == 0 ? worker::v1::SegmentReport::COMPUTED
                       : segment.cached_tokens == segment.tokens
@@ -35,6 +67,10 @@ worker::v1::Started StartedOf(const Prefilled& prefilled, const BlendRequest& pr
   started.set_prefill_us(absl::ToInt64Microseconds(prefill));
   started.set_policy(prefilled.blended ? prompt.policy.name() : "exact");
   started.set_correction(prefilled.blended && prompt.correction);
+  if (prefilled.cost) {
+    started.set_full_prefill_us(static_cast<uint64_t>(prefilled.cost->full_seconds * 1e6));
+  }
+  if (prompt.report_rows) AddRows(prefilled, &started);
   return started;
 }
 

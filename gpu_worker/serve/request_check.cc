@@ -82,6 +82,7 @@ absl::Status CheckBlend(const GenerateRequest& request, const BlendConfig& defau
   prompt.prefixes = blend.mode() != worker::v1::OFF;
   prompt.choose = defaults.choose_by_cost && blend.mode() != worker::v1::BLEND;
   prompt.store = !blend.has_store() || blend.store();
+  prompt.report_rows = blend.report_rows();
   prompt.policy = defaults.policy;
   if (!blend.policy().empty()) {
     ASSIGN_OR_RETURN(prompt.policy, SelectionPolicy::Parse(blend.policy()));

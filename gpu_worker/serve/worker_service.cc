@@ -57,6 +57,9 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
     response->set_instance_id(instance_id_);
     response->set_blend_enabled(served_.blend_enabled);
     response->set_calibration(served_.calibration);
+    const EngineStats stats = engine_.stats();
+    response->set_running_requests(static_cast<uint32_t>(stats.running));
+    response->set_waiting_requests(static_cast<uint32_t>(stats.waiting));
     auto& blend = *response->mutable_default_blend();
     blend.set_mode(served_.blend_enabled ? worker::v1::AUTO : worker::v1::EXACT);
     blend.set_policy(defaults_.policy.name());

@@ -59,12 +59,17 @@ v1::Started Start(const v1::GenerateRequest& request) {
     v1::SegmentReport* const report = started.add_segments();
     report->set_tokens(segment.token_ids_size());
     report->set_source(v1::SegmentReport::COMPUTED);
+    if (request.blend().report_rows()) {
+      report->add_recomputed_rows(1);
+      report->add_recomputed_rows(2);
+    }
     total += segment.token_ids_size();
   }
   started.mutable_usage()->set_blended_tokens(total / 4);
   started.mutable_usage()->set_computed_tokens(total - total / 4);
   started.set_queue_us(1500);
   started.set_prefill_us(2500);
+  started.set_full_prefill_us(9500);
   started.set_policy(request.blend().policy().empty() ? "query_v" : request.blend().policy());
   started.set_correction(true);
   return started;
@@ -217,6 +222,8 @@ class GrpcStubWorker final : public StubWorker, public v1::Worker::CallbackServi
     model_.add_eos_token_ids(eos);
     model_.set_device("stub");
     model_.set_blend_enabled(true);
+    model_.set_running_requests(3);
+    model_.set_waiting_requests(2);
     model_.set_instance_id(absl::StrCat(std::random_device()()));
     grpc::ServerBuilder builder;
     builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(),

@@ -10,7 +10,17 @@ namespace {
 
 namespace json = boost::json;
 
-using ChunkApiTest = ChunkFixture;
+class ChunkApiTest : public ChunkFixture {
+ protected:
+  // /cluster asks the cache server once a second at most.
+  void AwaitReachable(bool reachable) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(30);
+    while (Ok("GET", "/cluster").at("cache").at("reachable") != reachable) {
+      ASSERT_LT(absl::Now(), deadline);
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+  }
+};
 
 TEST_F(ChunkApiTest, ShowsWhatIsStored) {
   const json::array chunks = Ingest({json::object{{"title", "Rivers"}, {"text", "The Rhine."}}});
@@ -177,7 +187,15 @@ TEST_F(ChunkApiTest, ADamagedRecordIsAMissAndIsHealed) {
 
 TEST_F(ChunkApiTest, WithoutItsServerEveryCallIs503) {
   const json::value chunk = Ingest({"text"})[0];
-  EXPECT_EQ(Ok("GET", "/cluster").at("cache").at("reachable"), true);
+  const json::value cache = Ok("GET", "/cluster").at("cache");
+  EXPECT_EQ(cache.at("reachable"), true);
+  EXPECT_EQ(cache.at("draining"), false);
+  ASSERT_FALSE(cache.at("tiers").as_array().empty());
+  const json::value& tier = cache.at("tiers").at(0);
+  EXPECT_EQ(tier.at("name"), "ram");
+  EXPECT_GT(tier.at("entries").to_number<int>(), 0);
+  EXPECT_GT(tier.at("capacity_bytes").to_number<int64_t>(),
+            tier.at("used_bytes").to_number<int64_t>());
   bed_->Stop();
   Error(503, "POST", kChunksPath, {{"texts", {"other"}}});
   Error(503, "GET", kChunksPath);
@@ -186,7 +204,7 @@ TEST_F(ChunkApiTest, WithoutItsServerEveryCallIs503) {
   Error(503, "POST", PathOf(chunk) + "/pin", {{"ttl_seconds", 5}});
   Error(503, "POST", "/v1/completions",
         {{"prompt", {{{"type", "chunk"}, {"id", chunk.at("id")}}}}});
-  EXPECT_EQ(Ok("GET", "/cluster").at("cache").at("reachable"), false);
+  AwaitReachable(false);
   Complete(R"({"prompt": "prompts go on"})");
   bed_->StartAgain();
   // gRPC connects again within a second or so.
@@ -194,6 +212,7 @@ TEST_F(ChunkApiTest, WithoutItsServerEveryCallIs503) {
   while (Call("GET", PathOf(chunk)).status == 503 && absl::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(50));
   }
+  AwaitReachable(true);
   Ok("GET", PathOf(chunk));
 }
 

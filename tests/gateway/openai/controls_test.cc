@@ -19,7 +19,7 @@ std::string Refused(const std::string& object, http::Headers headers = {}) {
 
 TEST(ControlsTest, ReadsTheBodysObject) {
   const auto blend = Blend(R"({"mode": "exact", "policy": "query_v+first", "recompute_ratio": 0,
-                               "correction": false, "store": false})");
+                               "correction": false, "store": false, "report_rows": true})");
   EXPECT_EQ(blend.mode(), worker::v1::EXACT);
   EXPECT_EQ(blend.policy(), "query_v+first");
   EXPECT_TRUE(blend.has_recompute_ratio());
@@ -28,6 +28,8 @@ TEST(ControlsTest, ReadsTheBodysObject) {
   EXPECT_FALSE(blend.correction());
   EXPECT_TRUE(blend.has_store());
   EXPECT_FALSE(blend.store());
+  EXPECT_TRUE(blend.report_rows());
+  EXPECT_FALSE(Blend("{}").report_rows());
   EXPECT_EQ(Blend(R"({"mode": "auto"})").mode(), worker::v1::AUTO);
   EXPECT_EQ(Blend(R"({"mode": "blend"})").mode(), worker::v1::BLEND);
   EXPECT_EQ(Blend(R"({"mode": "off"})").mode(), worker::v1::OFF);
@@ -43,7 +45,9 @@ TEST(ControlsTest, ReadsHeaders) {
                                   {"x-tessera-policy", "hkvd_v"},
                                   {"x-tessera-recompute-ratio", "0.25"},
                                   {"x-tessera-correction", "true"},
-                                  {"x-tessera-store", "false"}});
+                                  {"x-tessera-store", "false"},
+                                  {"x-tessera-report-rows", "true"}});
+  EXPECT_TRUE(blend.report_rows());
   EXPECT_EQ(blend.mode(), worker::v1::OFF);
   EXPECT_EQ(blend.policy(), "hkvd_v");
   EXPECT_EQ(blend.recompute_ratio(), 0.25f);
@@ -82,6 +86,7 @@ TEST(ControlsTest, BadValuesNameTheField) {
   EXPECT_EQ(Refused(R"({"recompute_ratio": "a"})"), "tessera.recompute_ratio");
   EXPECT_EQ(Refused(R"({"correction": "on"})"), "tessera.correction");
   EXPECT_EQ(Refused(R"({"store": 1})"), "tessera.store");
+  EXPECT_EQ(Refused(R"({"report_rows": 1})"), "tessera.report_rows");
   EXPECT_EQ(Refused(R"({"ratio": 0.5})"), "tessera.ratio");
 }
 

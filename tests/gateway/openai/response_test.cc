@@ -25,11 +25,14 @@ worker::v1::Started Started() {
   started.set_correction(true);
   started.set_queue_us(1500);
   started.set_prefill_us(250);
+  started.set_full_prefill_us(3500);
   worker::v1::SegmentReport* segment = started.add_segments();
   segment->set_tokens(321);
   segment->set_source(worker::v1::SegmentReport::CACHE);
   segment->set_tier("ram");
   segment->set_recomputed_tokens(300);
+  segment->set_cached_tokens(320);
+  for (const uint32_t number : {0, 299, 310, 1}) segment->add_recomputed_rows(number);
   segment = started.add_segments();
   segment->set_tokens(4000);
   segment->set_source(worker::v1::SegmentReport::COMPUTED);
@@ -111,7 +114,7 @@ TEST_F(ResponseTest, WholeChatAnswer) {
 }
 
 TEST_F(ResponseTest, TesseraObjectReportsThePrompt) {
-  const json::value object = TesseraObject(usage_);
+  const json::value object = TesseraObject(usage_, /*rows=*/false);
   EXPECT_EQ(object.at("exact_tokens"), 1);
   EXPECT_EQ(object.at("blended_tokens"), 20);
   EXPECT_EQ(object.at("recomputed_tokens"), 300);
@@ -120,12 +123,16 @@ TEST_F(ResponseTest, TesseraObjectReportsThePrompt) {
   EXPECT_EQ(object.at("correction"), true);
   EXPECT_EQ(object.at("queue_ms"), 1.5);
   EXPECT_EQ(object.at("prefill_ms"), 0.25);
+  EXPECT_EQ(object.at("full_prefill_ms"), 3.5);
   const json::array& segments = object.at("segments").as_array();
   ASSERT_EQ(segments.size(), 2u);
   EXPECT_EQ(segments[0].at("tokens"), 321);
   EXPECT_EQ(segments[0].at("source"), "cache");
   EXPECT_EQ(segments[0].at("tier"), "ram");
+  EXPECT_EQ(segments[0].at("cached_tokens"), 320);
+  EXPECT_EQ(segments[0].at("exact"), false);
   EXPECT_EQ(segments[0].at("recomputed_tokens"), 300);
+  EXPECT_FALSE(segments[0].as_object().contains("recomputed_rows"));
   EXPECT_FALSE(segments[0].as_object().contains("prompt"));
   EXPECT_EQ(segments[1].at("source"), "computed");
   EXPECT_TRUE(segments[1].at("tier").is_null());
@@ -135,7 +142,7 @@ TEST_F(ResponseTest, SeveralPromptsAreSummed) {
   worker::v1::Started other = Started();
   other.set_queue_us(9000);
   usage_.prompts.push_back(&other);
-  const json::value object = TesseraObject(usage_);
+  const json::value object = TesseraObject(usage_, /*rows=*/false);
   EXPECT_EQ(object.at("computed_tokens"), 8000);
   EXPECT_EQ(object.at("queue_ms"), 9.0);
   ASSERT_EQ(object.at("segments").as_array().size(), 4u);
@@ -143,6 +150,32 @@ TEST_F(ResponseTest, SeveralPromptsAreSummed) {
   EXPECT_EQ(object.at("segments").at(2).at("prompt"), 1);
   EXPECT_EQ(UsageObject(usage_).at("prompt_tokens"), 8642);
   EXPECT_EQ(UsageObject(usage_).at("total_tokens"), 8647);
+}
+
+TEST_F(ResponseTest, RecomputedRowsAreRuns) {
+  const json::value object = TesseraObject(usage_, /*rows=*/true);
+  EXPECT_EQ(object.at("segments").at(0).at("recomputed_rows"),
+            (json::array{json::array{0, 299}, json::array{310, 1}}));
+  EXPECT_EQ(object.at("segments").at(1).at("recomputed_rows"), json::array{});
+}
+
+TEST_F(ResponseTest, TooManyRunsAreLeftOut) {
+  worker::v1::Started large = started_;
+  for (uint32_t i = 0; i < kMostRowRuns; ++i) {
+    large.mutable_segments(1)->add_recomputed_rows(2 * i);
+    large.mutable_segments(1)->add_recomputed_rows(1);
+  }
+  usage_.prompts = {&large};
+  const json::value object = TesseraObject(usage_, /*rows=*/true);
+  EXPECT_EQ(object.at("segments").at(0).at("recomputed_rows").as_array().size(), 2u);
+  EXPECT_EQ(object.at("segments").at(1).at("recomputed_rows").as_array().size(), kMostRowRuns - 2);
+}
+
+TEST_F(ResponseTest, AnEstimateMayBeMissing) {
+  worker::v1::Started without = started_;
+  without.clear_full_prefill_us();
+  usage_.prompts = {&without};
+  EXPECT_TRUE(TesseraObject(usage_, /*rows=*/false).at("full_prefill_ms").is_null());
 }
 
 TEST_F(ResponseTest, ChatStreamEvents) {
@@ -156,13 +189,17 @@ TEST_F(ResponseTest, ChatStreamEvents) {
   const ResponseBuilder builder(options);
   ChoicePart part;
   part.index = 3;
+  part.prompt = &started_;
   const json::value first = Payload(builder.First(part, {}));
+  part.prompt = nullptr;
   EXPECT_EQ(first.at("object"), "chat.completion.chunk");
+  EXPECT_EQ(first.at("tessera").at("blended_tokens"), 20);
   EXPECT_EQ(first.at("choices").at(0).at("delta").at("role"), "assistant");
   EXPECT_TRUE(first.at("usage").is_null());
   part.text = "a\nb";
   const json::value text = Payload(builder.Part(part, {}));
   EXPECT_EQ(text.at("choices").at(0).at("delta").at("content"), "a\nb");
+  EXPECT_FALSE(text.as_object().contains("tessera"));
   EXPECT_TRUE(text.at("choices").at(0).at("finish_reason").is_null());
   part.text = "";
   part.ended = &*cut_;
@@ -187,7 +224,9 @@ TEST_F(ResponseTest, CompletionStreamEvents) {
   const ResponseBuilder builder = Builder(Endpoint::kCompletions);
   ChoicePart part;
   part.text = "é";
+  part.prompt = &started_;  // nobody has asked for it
   const json::value text = Payload(builder.Part(part, {}));
+  EXPECT_FALSE(text.as_object().contains("tessera"));
   EXPECT_EQ(text.at("object"), "text_completion");
   EXPECT_EQ(text.at("id"), "cmpl-r1");
   EXPECT_EQ(text.at("choices").at(0).at("text"), "é");

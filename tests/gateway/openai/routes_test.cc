@@ -115,11 +115,20 @@ TEST_F(RoutesTest, ShowsTheCluster) {
   EXPECT_EQ(worker.at("state"), "ready");
   EXPECT_EQ(worker.at("model"), "stub");
   EXPECT_EQ(worker.at("in_flight"), 0);
+  EXPECT_EQ(worker.at("running"), 3);
+  EXPECT_EQ(worker.at("waiting"), 2);
+  EXPECT_EQ(worker.at("max_model_len"), kMaxLen);
+  EXPECT_EQ(cluster.at("prompt_tokens").at("computed"), 0);
+  Complete(R"({"prompt": "hello"})");
+  const json::value used = json::parse(Call("GET", "/cluster").body).at("prompt_tokens");
+  EXPECT_EQ(used.at("blended"), 1);
+  EXPECT_EQ(used.at("computed"), 4);
   worker_.reset();
   AwaitReady(false);
   const json::value down = json::parse(Call("GET", "/cluster").body);
   EXPECT_EQ(down.at("ready"), false);
   EXPECT_EQ(down.at("workers").at(0).at("state"), "down");
+  EXPECT_TRUE(down.at("workers").at(0).at("running").is_null());
 }
 
 TEST_F(RoutesTest, CountsWhatCompletionsUse) {

@@ -1,6 +1,7 @@
 #include <sys/resource.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <set>
 #include <thread>
@@ -39,6 +40,8 @@ TEST_F(StreamTest, ChatStreamHasOpenAisShape) {
   EXPECT_TRUE(last.at("choices").as_array().empty());
   EXPECT_GT(last.at("usage").at("prompt_tokens").as_int64(), 0);
   EXPECT_EQ(last.at("tessera").at("queue_ms"), 1.5);
+  EXPECT_EQ(events.front().at("tessera"), last.at("tessera"));
+  EXPECT_FALSE(events[1].as_object().contains("tessera"));
   EXPECT_EQ(Text(events), "user\nhi\nassistant\n");
 }
 
@@ -48,6 +51,19 @@ TEST_F(StreamTest, WithoutIncludeUsageThereIsNone) {
     EXPECT_FALSE(event.as_object().contains("tessera"));
     EXPECT_EQ(event.at("choices").as_array().size(), 1u);
   }
+}
+
+TEST_F(StreamTest, EveryPromptsFirstChunkSaysWhereItsKvCameFrom) {
+  const auto events = Stream(
+      R"({"prompt": ["abcd", "ab"], "n": 2, "stream": true, "tessera": {"report_rows": true}})");
+  std::map<int64_t, int64_t> tokens;  // of the prompt, by the choice of the chunk that says it
+  for (const json::value& event : events) {
+    if (!event.as_object().contains("tessera")) continue;
+    const json::value& segment = event.at("tessera").at("segments").at(0);
+    EXPECT_EQ(segment.at("recomputed_rows"), json::array{(json::array{1, 2})});
+    tokens[event.at("choices").at(0).at("index").as_int64()] = segment.at("tokens").as_int64();
+  }
+  EXPECT_EQ(tokens, (std::map<int64_t, int64_t>{{0, 4}, {2, 2}}));
 }
 
 TEST_F(StreamTest, TextIsCutOnlyAtCodePoints) {

@@ -241,6 +241,7 @@ TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
   asking_->blender->Learn(Open(), absl::Seconds(10), &done);
   ASSERT_TRUE(done.cost.has_value());
   EXPECT_EQ(done.cost->compute_seconds, 10);
+  EXPECT_GT(done.cost->full_seconds, 0);
   const auto tokens = static_cast<double>(Open().Tokens());
   if (done.blended) {
     EXPECT_EQ(done.cost->predicted.prefill_compute,
@@ -257,6 +258,8 @@ TEST_F(ChoiceTest, HindsightIsWhatTheChoiceWas) {
   }
   EXPECT_EQ(warm.cost->predicted.kind, PrefillKind::kQuery);
   EXPECT_EQ(warm.cost->predicted.prefill_compute, 0);
+  // Of a full prefill that finds nothing, though here all is cached.
+  EXPECT_NEAR(warm.cost->full_seconds, costs_->FactorOf(PrefillKind::kFull) * tokens, 1e-6);
   // The query pass, and the recompute: 2 x 9 rows of the suffix and a quarter of 83.
   EXPECT_NEAR(costs_->FactorOf(PrefillKind::kQuery), 60 / 38.75, 0.2);
 }

@@ -58,7 +58,41 @@ TEST_F(WorkerServiceTest, GeneratesAndAccountsForEveryToken) {
   ASSERT_EQ(warm.started.segments_size(), 4);
   EXPECT_EQ(warm.started.segments(1).source(), worker::v1::SegmentReport::CACHE);
   EXPECT_EQ(warm.started.segments(1).tier(), "ram");
+  EXPECT_TRUE(warm.started.segments(0).exact());
+  EXPECT_FALSE(warm.started.segments(1).exact());
+  EXPECT_EQ(warm.started.segments(1).cached_tokens(), a_.size());
+  EXPECT_EQ(warm.started.segments(3).cached_tokens(), 0u);
+  EXPECT_TRUE(warm.started.segments(1).recomputed_rows().empty());  // not asked for
   EXPECT_EQ(warm.started.segments(3).source(), worker::v1::SegmentReport::COMPUTED);
+}
+
+TEST_F(WorkerServiceTest, ReportsRecomputedRowsOnRequest) {
+  GenerateRequest request = Request({lead_, a_, b_, suffix_});
+  request.mutable_blend()->set_report_rows(true);
+  const Answer cold = Generate(request);
+  for (const auto& segment : cold.started.segments()) {
+    // Chosen rows of what was not cached are no recomputed ones.
+    EXPECT_TRUE(segment.recomputed_rows().empty());
+  }
+  WaitForStores();
+  for (const float ratio : {0.15f, 1.0f}) {
+    request.mutable_blend()->set_recompute_ratio(ratio);
+    const Answer warm = Generate(request);
+    for (const auto& segment : warm.started.segments()) {
+      const auto& runs = segment.recomputed_rows();
+      ASSERT_EQ(runs.size() % 2, 0);
+      uint32_t rows = 0;
+      for (int i = 0; i < runs.size(); i += 2) {
+        EXPECT_GT(runs[i + 1], 0u);
+        EXPECT_LE(runs[i] + runs[i + 1], segment.cached_tokens());
+        // Of touching runs, one would have been made.
+        EXPECT_TRUE(i == 0 || runs[i] > runs[i - 2] + runs[i - 1]);
+        rows += runs[i + 1];
+      }
+      EXPECT_EQ(rows, segment.recomputed_tokens());
+    }
+    EXPECT_TRUE(ratio < 1 || warm.started.segments(2).recomputed_rows_size() == 2);
+  }
 }
 
 TEST_F(WorkerServiceTest, StopsAtEndTokens) {
