@@ -42,6 +42,8 @@ shellcheck              the check of these scripts
 curl                    the examples of the documentation
 git                     version stamps in test reports
 openssl                 certificates of the tests
+chromium                the live page in a browser
+chromium-driver         the same
 patchelf                deploy/bundle.sh
 prometheus              the rules and dashboards, on a port of the tests' own
 docker.io               the containers of deploy/docker, run by an engine of the test's own

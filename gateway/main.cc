@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "gateway/chunks/cache_calls.h"
 #include "gateway/http/server.h"
+#include "gateway/live/live_page.h"
 #include "gateway/openai/api.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/router/worker_client.h"
@@ -70,7 +71,9 @@ absl::Status Serve(const config::GatewayConfig& config) {
   ASSIGN_OR_RETURN(const ModelText text, LoadModelText(settings.model_dir));
   WorkerPool workers(Connect(settings.workers), settings.pool);
 
+  const LivePage live_page;
   openai::ApiOptions options = settings.api;
+  if (settings.live_page) options.live_page = &live_page;
   const openai::Preparer preparer(&text, options.segmenter);
   options.text = &text;
   options.completion.tokenizer = text.tokenizer.get();

@@ -93,6 +93,7 @@ absl::StatusOr<GatewaySettings> SettingsFrom(const GatewayConfig& config) {
   settings.cache = CacheFrom(config);
   ASSIGN_OR_RETURN(settings.api, ApiFrom(config));
   settings.server = ServerFrom(config);
+  settings.live_page = config.live_page();
   settings.drain_timeout = absl::Milliseconds(config.drain_timeout());
   return settings;
 }

@@ -25,6 +25,7 @@ struct GatewaySettings {
   openai::ApiOptions api;
   http::ServerOptions server;
   absl::Duration drain_timeout;
+  bool live_page = true;
 };
 
 // Reads the API keys too. INVALID_ARGUMENT names the option, and says what it takes.

@@ -14,6 +14,7 @@
 #include "gateway/access/access_control.h"
 #include "gateway/chunks/chunk_api.h"
 #include "gateway/http/handler.h"
+#include "gateway/live/live_page.h"
 #include "gateway/openai/cluster.h"
 #include "gateway/openai/completion.h"
 #include "gateway/openai/metrics.h"
@@ -38,6 +39,8 @@ struct ApiOptions {
   AccessOptions access;
   // `text`, `segmenter` and `workers` are the Api's to set.
   ChunkApiOptions chunks;
+  // What "/" shows without an API key; null: nothing. Must outlive the Api.
+  const LivePage* live_page = nullptr;
   // Metrics under vLLM's names too.
   bool vllm_metric_names = false;
 };
@@ -76,6 +79,9 @@ class Api final : public http::Handler {
                                        std::string request_id, size_t caller, http::Reply& reply);
   std::unique_ptr<http::Work> RunTokenizer(http::Request request, http::Reply& reply);
   http::Response Get(std::string_view path);
+  bool IsLivePage(std::string_view path) const {
+    return options_.live_page != nullptr && options_.live_page->Has(path);
+  }
   http::Response Health() const;
   http::Response ListModels() const;
   http::Response GetModel(std::string_view id) const;
