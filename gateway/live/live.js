@@ -7,6 +7,7 @@ import { drawLegend, drawShare, initLegend, tokensOf } from './kinds.js';
 import { Passages } from './passages.js';
 import { drawTiming, Runs } from './runs.js';
 import { makeSpans } from './spans.js';
+import { isBroken, mend } from './text.js';
 
 const passages = new Passages(byId('passages'), PASSAGES);
 const spans = makeSpans();
@@ -73,8 +74,10 @@ async function drawOrigin(run, signal) {
   drawLegend(byId('legend'), tokens);
   drawShare(byId('share'), tokens);
   const body = { messages: messagesOf(run), return_token_strs: true };
-  const { token_strs: strings } = await postJson('/tokenize', body, signal);
-  spans.draw(run.tessera.segments, run.passages, strings);
+  const { token_strs: strings, tokens: ids } = await postJson('/tokenize', body, signal);
+  const whole = isBroken(strings)
+    ? mend(strings, (await postJson('/detokenize', { tokens: ids }, signal)).prompt) : strings;
+  spans.draw(run.tessera.segments, run.passages, whole);
 }
 
 async function generate(run, signal) {

@@ -166,6 +166,15 @@ class LivePage(ClusterTest):
         self.assertRegex(browser.text("#verdict"), r"as a full prefill is estimated|what a full prefill is estimated")
         self.assertEqual(len(browser.all("#timing .bar")), 3)
 
+    def test_2_characters_of_several_tokens_are_whole(self):
+        text = "港の灯台は九日ごとに点検される。🗼 Türme, naïve café."
+        browser.js("document.getElementById('passage-A').value = arguments[0]", text)
+        self.page.send()
+        shown = browser.text("#spans")
+        self.assertIn(text, shown)
+        self.assertNotIn("\ufffd", shown)
+        self.assertEqual(self.page.drawn_tokens(), {k: self.page.tessera()[f"{k}_tokens"] for k in KINDS})
+
     def test_3_arrow_keys_go_through_the_spans(self):
         page = self.page
         page.send()
