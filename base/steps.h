@@ -167,13 +167,22 @@ class [[nodiscard]] Steps {
 
 // Runs work to its end on the calling thread, CANCELLED when *cancelled turns true. wait(until):
 // called when it waits, returns when something may have arrived, and at `until` at the latest.
-template <typename T, typename Wait>
-T RunSteps(Steps<T> work, const std::atomic<bool>& cancelled, Wait wait) {
+// after_step(): called after each step.
+template <typename T, typename Wait, typename AfterStep>
+T RunSteps(Steps<T> work, const std::atomic<bool>& cancelled, Wait wait, AfterStep after_step) {
+  StepState state;
   do {
     if (cancelled) return absl::CancelledError("the request was cancelled");
     if (work.state() == StepState::kWaiting) wait(work.waits_until());
-  } while (work.Step() != StepState::kDone);
+    state = work.Step();
+    after_step();
+  } while (state != StepState::kDone);
   return work.TakeResult();
+}
+
+template <typename T, typename Wait>
+T RunSteps(Steps<T> work, const std::atomic<bool>& cancelled, Wait wait) {
+  return RunSteps(std::move(work), cancelled, wait, [] {});
 }
 
 // The same for work that never waits.

@@ -85,14 +85,22 @@ class FetchStream {
   // because they do not come. Never wait for the server; SliceReady may copy and verify slices.
   virtual bool HeaderReady() = 0;
   virtual bool SliceReady(size_t target, uint32_t layer) = 0;
+  // So many layers of a target, from the first on, WaitForSlice would say true for at once; it may
+  // know of fewer than SliceReady. For who would ask for many.
+  virtual uint32_t ReadyLayers(size_t target) { return 0; }
   // When to ask again at the latest, though on_progress was not called: a deadline passes then.
   // From the last deadline on everything is ready.
   virtual absl::Time ready_by() = 0;
 
-  // The bytes of a slice that WaitForSlice said true for, until the stream's end: in the target's
-  // memory if it has one. Without one they may be the server's own memory, under a lease: whoever
-  // has used them asks LeaseHeld afterwards, and throws away what it made of them if that is false.
-  virtual absl::Span<const std::byte> Slice(size_t target, uint32_t layer) = 0;
+  // The bytes of a target's slices in these layers, side by side, that WaitForSlice said true for
+  // or ReadyLayers counted, until the stream's end: in the target's memory if it has one. Without
+  // one they may be the server's own memory, under a lease: whoever has used them asks LeaseHeld
+  // afterwards, and throws away what it made of them if that is false.
+  virtual absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer,
+                                             uint32_t layers) = 0;
+  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) {
+    return Slices(target, layer, 1);
+  }
 
   // Whether all bytes that Slice showed so far were still those that WaitForSlice verified.
   virtual bool LeaseHeld() = 0;
@@ -107,11 +115,11 @@ struct ClientCounters {
   uint64_t failed_fetches = 0;  // streams that broke or could not be opened, questions unanswered
   uint64_t failed_stores = 0;
   uint64_t checksum_failures = 0;
-  uint64_t skipped_calls = 0;  // not tried, because the server kept failing (circuit breaker)
-  uint64_t shm_bytes = 0;      // of fetched_bytes: read from shared memory
+  uint64_t skipped_calls = 0;     // not tried, because the server kept failing (circuit breaker)
+  uint64_t shm_bytes = 0;         // of fetched_bytes: read from shared memory
   uint64_t shm_stored_bytes = 0;  // of stored_bytes: written to shared memory
-  uint64_t shm_fallbacks = 0;  // calls that went over gRPC because shared memory failed
-  uint64_t lost_leases = 0;    // fetches whose lease ended before they did
+  uint64_t shm_fallbacks = 0;     // calls that went over gRPC because shared memory failed
+  uint64_t lost_leases = 0;       // fetches whose lease ended before they did
 };
 
 // Thread-safe. Outlives its FetchStreams.

@@ -191,12 +191,18 @@ bool FetchProgress::WaitForSlice(size_t target, uint32_t layer, absl::Time deadl
   return state.ready_layers > layer;
 }
 
-absl::Span<const std::byte> FetchProgress::Slice(size_t target, uint32_t layer) const {
+uint32_t FetchProgress::ReadyLayers(size_t target) const {
+  absl::MutexLock lock(&mutex_);
+  return states_[target].ready_layers;
+}
+
+absl::Span<const std::byte> FetchProgress::Slices(size_t target, uint32_t first_layer,
+                                                  uint32_t layers) const {
   absl::MutexLock lock(&mutex_);
   const State& state = states_[target];
-  CHECK_LT(layer, state.ready_layers) << "a slice that was not waited for";
+  CHECK_LE(first_layer + layers, state.ready_layers) << "a slice that was not waited for";
   const uint64_t slice_bytes = targets_[target].slice_bytes;
-  return {state.memory + layer * slice_bytes, slice_bytes};
+  return {state.memory + first_layer * slice_bytes, layers * slice_bytes};
 }
 
 }  // namespace tessera

@@ -78,8 +78,9 @@ class FetchProgress {
   // See FetchStream::WaitForSlice. False after `deadline`, and then for all later layers.
   bool WaitForSlice(size_t target, uint32_t layer, absl::Time deadline);
 
-  // Of a slice that WaitForSlice said true for.
-  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) const;
+  // See FetchStream.
+  uint32_t ReadyLayers(size_t target) const;
+  absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer, uint32_t layers) const;
 
  private:
   // Written by the one stream that fills the target, so not guarded.

@@ -84,8 +84,11 @@ class GrpcFetchStream : public FetchStream {
     return header_waited_.load(std::memory_order_acquire) ? options_.deadline : header_deadline_;
   }
 
-  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-    return progress_.Slice(target, layer);
+  uint32_t ReadyLayers(size_t target) override { return progress_.ReadyLayers(target); }
+
+  absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer,
+                                     uint32_t layers) override {
+    return progress_.Slices(target, first_layer, layers);
   }
 
   // The bytes are ours.

@@ -16,7 +16,7 @@ class NullFetchStream : public FetchStream {
   bool HeaderReady() override { return true; }
   bool SliceReady(size_t, uint32_t) override { return true; }
   absl::Time ready_by() override { return absl::InfiniteFuture(); }
-  absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
+  absl::Span<const std::byte> Slices(size_t, uint32_t, uint32_t) override { return {}; }
   bool LeaseHeld() override { return true; }
   void Cancel() override {}
 

@@ -271,21 +271,36 @@ absl::Time ShmFetchStream::ready_by() {
   return fallback->ready_by();
 }
 
-absl::Span<const std::byte> ShmFetchStream::Slice(size_t target, uint32_t layer) {
+uint32_t ShmFetchStream::ReadyLayers(size_t target) {
   FetchStream* fallback = nullptr;
   {
     absl::MutexLock lock(&mutex_);
     fallback = fallback_.get();
     if (fallback == nullptr) {
-      CHECK(layer < pieces_[target].ready_layers) << "a slice that was not waited for";
-      const FetchTarget& wanted = targets_[target];
-      const std::byte* bytes = wanted.memory == nullptr
-                                   ? SharedSlice(pieces_[target].place, layer)
-                                   : wanted.memory + layer * wanted.slice_bytes;
-      return {bytes, wanted.slice_bytes};
+      const uint32_t ready = answered_ && !falling_back_ ? pieces_[target].ready_layers : 0;
+      return ready > 0 && MakeReady(target, ready - 1) ? ready : 0;
     }
   }
-  return fallback->Slice(target, layer);
+  return fallback->ReadyLayers(target);
+}
+
+absl::Span<const std::byte> ShmFetchStream::Slices(size_t target, uint32_t first_layer,
+                                                   uint32_t layers) {
+  FetchStream* fallback = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    fallback = fallback_.get();
+    if (fallback == nullptr) {
+      CHECK_LE(first_layer + layers, pieces_[target].ready_layers)
+          << "a slice that was not waited for";
+      const FetchTarget& wanted = targets_[target];
+      const std::byte* bytes = wanted.memory == nullptr
+                                   ? SharedSlice(pieces_[target].place, first_layer)
+                                   : wanted.memory + first_layer * wanted.slice_bytes;
+      return {bytes, layers * wanted.slice_bytes};
+    }
+  }
+  return fallback->Slices(target, first_layer, layers);
 }
 
 bool ShmFetchStream::LeaseHeld() {

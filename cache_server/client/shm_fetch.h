@@ -61,7 +61,8 @@ class ShmFetchStream : public FetchStream, private VerifiedStream {
   bool HeaderReady() override;
   bool SliceReady(size_t target, uint32_t layer) override;
   absl::Time ready_by() override;
-  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override;
+  uint32_t ReadyLayers(size_t target) override;
+  absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer, uint32_t layers) override;
   bool LeaseHeld() override;
   void Cancel() override;
 
@@ -105,6 +106,10 @@ class ShmFetchStream : public FetchStream, private VerifiedStream {
 
   bool VerifySome() override;
   bool MayVerify() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether slices of a piece that is here are left to verify.
+  bool IsUnverified(size_t target) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first so many layers of all such pieces are verified; without any, more than there are.
+  uint32_t VerifiedLayers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Slices of the lowest layer that nobody verifies yet, a few.
   std::vector<size_t> Claim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the verifiers will come to this slice.

@@ -29,13 +29,25 @@ bool ShmFetchStream::IsToBeVerified(size_t target, uint32_t layer) const {
          absl::Now() < options_.deadline;
 }
 
+bool ShmFetchStream::IsUnverified(size_t target) const {
+  const Piece& piece = pieces_[target];
+  return piece.state == ShmState::kHere && !piece.failed &&
+         piece.ready_layers < targets_[target].layers;
+}
+
+uint32_t ShmFetchStream::VerifiedLayers() const {
+  uint32_t lowest = std::numeric_limits<uint32_t>::max();
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    if (IsUnverified(i)) lowest = std::min(lowest, pieces_[i].ready_layers);
+  }
+  return lowest;
+}
+
 std::vector<size_t> ShmFetchStream::Claim() {
   std::vector<size_t> claimed;
   if (!MayVerify()) return claimed;
   const auto is_open = [this](size_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const Piece& piece = pieces_[i];
-    return piece.state == ShmState::kHere && !piece.failed && !piece.busy &&
-           piece.ready_layers < targets_[i].layers;
+    return IsUnverified(i) && !pieces_[i].busy;
   };
   uint32_t lowest = std::numeric_limits<uint32_t>::max();
   for (size_t i = 0; i < pieces_.size(); ++i) {
@@ -73,9 +85,13 @@ bool ShmFetchStream::VerifySome() {
   }
   mutex_.Lock();
   --checking_;
+  const uint32_t before = VerifiedLayers();
   for (const size_t i : claimed) pieces_[i].busy = false;
   for (size_t i = 0; i < claimed.size(); ++i) Settle(claimed[i], checks[i]);
-  Tell();
+  // Whoever listens asks for all pieces of a layer, and would hold the verifiers up for each slice.
+  const bool all_right = std::all_of(checks.begin(), checks.end(),
+                                     [](const Check check) { return check == Check::kRight; });
+  if (!all_right || VerifiedLayers() != before) Tell();
   return true;
 }
 

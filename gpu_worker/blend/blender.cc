@@ -139,7 +139,9 @@ absl::StatusOr<Prefilled> Blender::Prefill(const BlendRequest& request, const Ca
   KvMemory kv = decoder_.MakeKv(request.Tokens() + request.max_new_tokens);
   const CancelFlag::Hook on_cancelled(cancelled, [this] { pool_.Progress(); });
   return RunSteps(Prefilling(request, {std::move(kv)}, cancelled, std::move(on_rows)),
-                  cancelled.value(), [this](absl::Time until) { pool_.AwaitProgress(until); });
+                  cancelled.value(), [this](absl::Time until) { pool_.AwaitProgress(until); },
+                  // As an engine does: what arrives meanwhile is brought together.
+                  [this] { decoder_.memory().Pace(); });
 }
 
 std::vector<WantedChunk> Blender::WantedOf(const BlendRequest& request) const {

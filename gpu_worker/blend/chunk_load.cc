@@ -7,6 +7,13 @@
 #include "glog/logging.h"
 
 namespace tessera {
+namespace {
+
+// Layers of a piece that one copy to a device brings ahead. Longer copies are faster, and cost the
+// thread that feeds the device less; what is wanted first must not wait behind too many of them.
+constexpr int64_t kLayersAtOnce = 4;
+
+}  // namespace
 
 ChunkKey PieceKeyOf(const ChunkKey& chunk, int64_t tokens_per_piece, int64_t piece) {
   return MakePieceKey(chunk, static_cast<uint32_t>(tokens_per_piece), static_cast<uint32_t>(piece));
@@ -18,10 +25,13 @@ FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece) {
           chunk.is_far() ? nullptr : chunk.PieceMemory(piece)};
 }
 
-void TakeSlice(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
-               int64_t layer, const RawChunk& chunk) {
+void TakeSlices(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
+                int64_t first_layer, int64_t layers, const RawChunk& chunk) {
   if (!chunk.is_far()) return;
-  chunk.Bring(piece, layer, stream->Slice(target, static_cast<uint32_t>(layer)), stream);
+  chunk.Bring(
+      piece, first_layer, layers,
+      stream->Slices(target, static_cast<uint32_t>(first_layer), static_cast<uint32_t>(layers)),
+      stream);
 }
 
 StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
@@ -98,23 +108,39 @@ bool ChunkLoad::HasHeader() {
   return true;
 }
 
-ChunkLoad::Arrival ChunkLoad::TakeLayer() {
+ChunkLoad::Arrival ChunkLoad::ArrivalOf(int64_t layer) const {
   FetchStream& stream = *fetch_->stream;
-  const auto layer = static_cast<uint32_t>(ready_layers_);
   bool all_ready = true;
   for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
-    if (!stream.SliceReady(first_target_ + piece, layer)) {
+    if (!stream.SliceReady(first_target_ + piece, static_cast<uint32_t>(layer))) {
       all_ready = false;
-    } else if (!stream.WaitForSlice(first_target_ + piece, layer)) {
+    } else if (!stream.WaitForSlice(first_target_ + piece, static_cast<uint32_t>(layer))) {
       return Arrival::kMiss;
     }
   }
-  if (!all_ready) return Arrival::kWait;
-  for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
-    TakeSlice(fetch_->stream, first_target_ + piece, piece, layer, *chunk_);
+  return all_ready ? Arrival::kHere : Arrival::kWait;
+}
+
+int64_t ChunkLoad::LayersHere() const {
+  int64_t here = chunk_->layers();
+  for (int64_t piece = 0; piece < cached_pieces_ && here > ready_layers_; ++piece) {
+    here = std::min<int64_t>(here, fetch_->stream->ReadyLayers(first_target_ + piece));
   }
-  ++ready_layers_;
-  return Arrival::kHere;
+  return here;
+}
+
+void ChunkLoad::TakeLayers(int64_t layers) {
+  for (int64_t piece = 0; piece < cached_pieces_; ++piece) {
+    TakeSlices(fetch_->stream, first_target_ + piece, piece, ready_layers_, layers, *chunk_);
+  }
+  ready_layers_ += layers;
+}
+
+void ChunkLoad::BringAhead() {
+  const bool under_way = fetch_ != nullptr && next_piece_ < 0 && has_header_ && cached_pieces_ > 0;
+  if (!under_way || !chunk_->is_far()) return;
+  const int64_t layers = std::min(LayersHere() - ready_layers_, kLayersAtOnce);
+  if (layers > 0) TakeLayers(layers);
 }
 
 bool ChunkLoad::HasArrived(int64_t layer) {
@@ -122,14 +148,19 @@ bool ChunkLoad::HasArrived(int64_t layer) {
   const bool found_whole = cached_pieces_ == chunk_->pieces();
   // What pieces are computed behind must be here whole.
   const int64_t needed = found_whole ? layer + 1 : cached_pieces_ > 0 ? chunk_->layers() : 0;
-  // Copies to a device begin as early as they can: nobody waits for them here.
-  const int64_t wished = chunk_->is_far() && cached_pieces_ > 0 ? chunk_->layers() : needed;
-  while (ready_layers_ < wished) {
-    switch (TakeLayer()) {
+  while (ready_layers_ < needed) {
+    // As a rule several are here, and are not asked for one by one.
+    const int64_t here = std::min(LayersHere(), needed);
+    if (here > ready_layers_) {
+      TakeLayers(here - ready_layers_);
+      continue;
+    }
+    switch (ArrivalOf(ready_layers_)) {
       case Arrival::kHere:
+        TakeLayers(1);
         break;
       case Arrival::kWait:
-        return ready_layers_ >= needed;
+        return false;
       case Arrival::kMiss:
         if (ready_layers_ > 0 && !LeaseHeld()) ++losses_;
         PrefillFrom(0);

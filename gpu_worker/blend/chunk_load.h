@@ -83,6 +83,9 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
 
   // What stands between now and layers 0..layer; never waits for the cache.
   LoadState Poll(int64_t layer);
+  // Begins to copy some more layers that have arrived to a device with memory of its own: for who
+  // has what it waited for.
+  void BringAhead();
   // The next piece to compute, if the state is kPrefill.
   std::optional<PieceClaim> Claim();
 
@@ -114,9 +117,12 @@ class ChunkLoad : public std::enable_shared_from_this<ChunkLoad> {
   bool HasHeader();
   // Whether layers 0..layer were fetched, or it is known that the chunk must be prefilled.
   bool HasArrived(int64_t layer);
-  // Of the next layer, which is then brought to the device, if that has memory of its own.
   enum class Arrival { kHere, kWait, kMiss };
-  Arrival TakeLayer();
+  Arrival ArrivalOf(int64_t layer) const;
+  // Layers that are known to have arrived, without asking for each.
+  int64_t LayersHere() const;
+  // The next layers, which have arrived; brings them to a device with memory of its own.
+  void TakeLayers(int64_t layers);
   // Whether all that was copied so far is right. Waits for the copies.
   bool LeaseHeld() const;
   void Arrived();
@@ -180,9 +186,9 @@ class PieceClaim {
 // must outlive them. For a device with memory of its own the fetch has the memory, from which
 // RawChunk::Bring takes slices.
 FetchTarget TargetOf(const ChunkKey& key, RawChunk& chunk, int64_t piece);
-// What WaitForSlice said true for: brings it to a device with memory of its own.
-void TakeSlice(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
-               int64_t layer, const RawChunk& chunk);
+// Slices of a piece that have arrived: brings them to a device with memory of its own, in one copy.
+void TakeSlices(const std::shared_ptr<FetchStream>& stream, size_t target, int64_t piece,
+                int64_t first_layer, int64_t layers, const RawChunk& chunk);
 StoreSource SourceOf(const ChunkKey& key, const RawChunk& chunk, int64_t piece,
                      const Tenant& tenant);
 

@@ -73,9 +73,9 @@ Steps<absl::Status> ChunkRun::Fetching() {
     for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
       while (!stream->SliceReady(next_, layer)) co_await WaitStep(stream->ready_by());
       whole = stream->WaitForSlice(next_, layer);
-      if (whole) TakeSlice(stream, next_, next_, layer, *chunk_);
     }
     if (!whole) break;
+    TakeSlices(stream, next_, next_, 0, chunk_->layers(), *chunk_);
   }
   chunk_->AwaitBrought();
   if (!stream->LeaseHeld()) next_ = 0;

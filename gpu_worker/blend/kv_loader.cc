@@ -55,6 +55,12 @@ LoadState KvLoader::Poll(int64_t layer) {
     if (one == LoadState::kPrefill) return one;
     if (one == LoadState::kWait) state = one;
   }
+  if (state == LoadState::kWait) return state;
+  // Only then: copies are made one behind the other, and what a chunk has ahead is wanted later
+  // than this layer of all others.
+  for (const Source& source : chunks_) {
+    if (source.load != nullptr) source.load->BringAhead();
+  }
   return state;
 }
 

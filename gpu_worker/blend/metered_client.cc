@@ -59,13 +59,16 @@ class MeteredCacheClient::Stream final : public FetchStream {
     absl::MutexLock lock(&mutex_);
     if (!came) return false;
     const absl::Time held_up_from = std::min(start, std::exchange(asked_, absl::InfiniteFuture()));
-    // Who computes a chunk after all asks for its slices again.
-    if (layer < layers_taken_[target]) return true;
-    layers_taken_[target] = layer + 1;
-    bytes_ += slice_bytes_[target];
-    waited_ += end - held_up_from;
-    last_ = end;
+    if (Take(target, layer + 1, end)) waited_ += end - held_up_from;
     return true;
+  }
+
+  // Nobody waited for them.
+  uint32_t ReadyLayers(size_t target) override {
+    const uint32_t layers = real_->ReadyLayers(target);
+    const absl::MutexLock lock(&mutex_);
+    Take(target, layers, absl::Now());
+    return layers;
   }
 
   bool HeaderReady() override { return real_->HeaderReady(); }
@@ -80,13 +83,24 @@ class MeteredCacheClient::Stream final : public FetchStream {
   }
   absl::Time ready_by() override { return real_->ready_by(); }
 
-  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-    return real_->Slice(target, layer);
+  absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer,
+                                     uint32_t layers) override {
+    return real_->Slices(target, first_layer, layers);
   }
   bool LeaseHeld() override { return real_->LeaseHeld(); }
   void Cancel() override { real_->Cancel(); }
 
  private:
+  // The first so many layers of a target have come. False: as was known; who computes a chunk after
+  // all asks for its slices again.
+  bool Take(size_t target, uint32_t layers, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (layers <= layers_taken_[target]) return false;
+    bytes_ += slice_bytes_[target] * (layers - layers_taken_[target]);
+    layers_taken_[target] = layers;
+    last_ = now;
+    return true;
+  }
+
   MeteredCacheClient& client_;
   const std::vector<uint64_t> slice_bytes_;  // by target
   const absl::Time opened_ = absl::Now();

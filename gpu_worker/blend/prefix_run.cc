@@ -75,9 +75,9 @@ Steps<absl::Status> PrefixRun::Fetching(CallOptions options) {
     for (uint32_t layer = 0; whole && layer < chunk_->layers(); ++layer) {
       while (!stream->SliceReady(target, layer)) co_await WaitStep(stream->ready_by());
       whole = stream->WaitForSlice(target, layer);
-      if (whole) TakeSlice(stream, target, arrived, layer, *chunk_);
     }
     if (!whole) break;
+    TakeSlices(stream, target, arrived, 0, chunk_->layers(), *chunk_);
   }
   chunk_->AwaitBrought();
   if (arrived == resident_ || !stream->LeaseHeld()) co_return absl::OkStatus();

@@ -30,9 +30,13 @@ struct RawChunk::OnDevice {
 
   std::byte* At(int64_t number) { return static_cast<std::byte*>(numbers.get()) + number * kBytes; }
 
-  void Begin(int64_t slice, const std::byte* from, int64_t bytes, int64_t at) {
-    arriving[slice] = newest = memory.BeginUpload(from, bytes, At(at));
-    is_here[slice] = true;
+  // Slices that follow each other.
+  void Begin(int64_t slice, int64_t count, const std::byte* from, int64_t bytes, int64_t at) {
+    newest = memory.BeginUpload(from, bytes, At(at));
+    for (int64_t i = slice; i < slice + count; ++i) {
+      arriving[i] = newest;
+      is_here[i] = true;
+    }
   }
   void AwaitBrought() {
     // Copies are done in the order that they were begun in.
@@ -87,13 +91,13 @@ const std::byte* RawChunk::PieceMemory(int64_t piece) const {
   return to;
 }
 
-void RawChunk::Bring(int64_t piece, int64_t layer, absl::Span<const std::byte> bytes,
-                     std::shared_ptr<const void> owner) const {
-  CHECK(on_device_ != nullptr);
-  CHECK_EQ(static_cast<int64_t>(bytes.size()), SliceBytes(piece));
+void RawChunk::Bring(int64_t piece, int64_t layer, int64_t layers,
+                     absl::Span<const std::byte> bytes, std::shared_ptr<const void> owner) const {
+  CHECK(on_device_ != nullptr && layer + layers <= layers_);
+  const int64_t count = layers * SliceBytes(piece);
+  CHECK_EQ(static_cast<int64_t>(bytes.size()), count);
   on_device_->owners.insert(std::move(owner));
-  on_device_->Begin(piece * layers_ + layer, bytes.data(), SliceBytes(piece),
-                    SliceStart(piece, layer));
+  on_device_->Begin(piece * layers_ + layer, layers, bytes.data(), count, SliceStart(piece, layer));
 }
 
 void RawChunk::AwaitBrought() const {
@@ -107,7 +111,7 @@ void RawChunk::AwaitOnDevice(int64_t piece, int64_t layer) const {
   const int64_t slice = piece * layers_ + layer;
   if (!device.is_here[slice]) {
     const int64_t at = SliceStart(piece, layer);
-    device.Begin(slice, Host() + at * kBytes, SliceBytes(piece), at);
+    device.Begin(slice, 1, Host() + at * kBytes, SliceBytes(piece), at);
   }
   if (device.arriving[slice] != nullptr) device.memory.Await(*device.arriving[slice]);
   device.arriving[slice] = nullptr;

@@ -53,9 +53,9 @@ class RawChunk {
   // Thread-safe.
   const std::byte* PieceMemory(int64_t piece) const;
 
-  // To a device with memory of its own: begins to bring a slice, beside the device's work, from
-  // `bytes`, which stay as they are as long as `owner` does.
-  void Bring(int64_t piece, int64_t layer, absl::Span<const std::byte> bytes,
+  // To a device with memory of its own: begins to bring the slices of `layers` layers, beside the
+  // device's work, from `bytes`, which stay as they are as long as `owner` does.
+  void Bring(int64_t piece, int64_t layer, int64_t layers, absl::Span<const std::byte> bytes,
              std::shared_ptr<const void> owner) const;
   // Returns when all that was brought is there, and lets go of its owners.
   void AwaitBrought() const;

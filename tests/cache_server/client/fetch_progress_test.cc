@@ -145,7 +145,8 @@ TEST_F(FetchProgressTest, TargetsWithoutMemoryGetSome) {
                                              wire.size());
   ASSERT_TRUE(progress.AddPart(0, *ReceivedMessage::Parse({&fragment, 1}), count_).ok());
   ASSERT_TRUE(progress.WaitForSlice(0, 0, absl::InfiniteFuture()));
-  EXPECT_TRUE(progress.Slice(0, 0) == slice);
+  EXPECT_EQ(progress.ReadyLayers(0), 1u);
+  EXPECT_TRUE(progress.Slices(0, 0, 1) == slice);
 }
 
 TEST_F(FetchProgressTest, NothingBehindTheFirstMiss) {

@@ -367,8 +367,13 @@ TYPED_TEST_P(TransportConformance, AReaderThatAsksSeesAllThatComes) {
   for (const uint32_t i : {0, 1, 3, 4}) {
     EXPECT_FALSE(tiers[i].empty());
     EXPECT_TRUE(fetched.Holds(i)) << i;
+    EXPECT_EQ(stream->ReadyLayers(i), kShape.layers) << i;
+    const absl::Span<const std::byte> all = stream->Slices(i, 0, kShape.layers);
+    EXPECT_EQ(all.size(), kShape.layers * kShape.slice_bytes);
+    EXPECT_EQ(all.data(), stream->Slice(i, 0).data());
   }
   EXPECT_TRUE(tiers[2].empty());
+  EXPECT_EQ(stream->ReadyLayers(2), 0u);
   EXPECT_TRUE(stream->SliceReady(0, 0)) << "what was ready stays so";
   EXPECT_TRUE(stream->SliceReady(0, kShape.layers)) << "there is no such layer";
 }

@@ -47,8 +47,9 @@ class ForwardingStream : public FetchStream {
     return real_->SliceReady(target, layer);
   }
   absl::Time ready_by() override { return real_->ready_by(); }
-  absl::Span<const std::byte> Slice(size_t target, uint32_t layer) override {
-    return real_->Slice(target, layer);
+  absl::Span<const std::byte> Slices(size_t target, uint32_t first_layer,
+                                     uint32_t layers) override {
+    return real_->Slices(target, first_layer, layers);
   }
   bool LeaseHeld() override { return real_->LeaseHeld(); }
   void Cancel() override { real_->Cancel(); }

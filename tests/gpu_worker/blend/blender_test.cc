@@ -258,7 +258,7 @@ class StuckClient final : public CacheClient {
       return cancelled_.HasBeenNotified();
     }
     absl::Time ready_by() override { return absl::InfiniteFuture(); }
-    absl::Span<const std::byte> Slice(size_t, uint32_t) override { return {}; }
+    absl::Span<const std::byte> Slices(size_t, uint32_t, uint32_t) override { return {}; }
     bool LeaseHeld() override { return true; }
     void Cancel() override { cancelled_.Notify(); }
 
