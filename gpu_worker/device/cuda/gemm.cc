@@ -6,6 +6,7 @@
 #include <bit>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,8 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kMostCandidates = 16;
+// Of pointers and rows, in bytes, as far as the library cares.
+constexpr uint32_t kAlignment = 16;
 constexpr int kTimedRounds = 3;
 constexpr float kTimedUs = 300;  // of short products, several are timed together
 constexpr float kNoise = 1.01f;
@@ -71,7 +74,7 @@ class Gemm::Library {
     if (product.bias) description.SetBias(BiasFor(product, bias, stream));
     cublasStatus_t status = Launch(description, product, *algorithm, operands, stream);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED) {  // after all
-      *algorithm = Heuristics(description, 1).front().algo;
+      *algorithm = Heuristics(description, OutAlignment(product, out_stride), 1).front().algo;
       status = Launch(description, product, *algorithm, operands, stream);
     }
     CheckBlas("Gemm", status);
@@ -124,7 +127,13 @@ class Gemm::Library {
                           workspace_bytes(), stream);
   }
 
-  std::vector<cublasLtMatmulHeuristicResult_t> Heuristics(Description& description, int most) {
+  static uint32_t OutAlignment(const GemmProduct& product, int64_t out_stride) {
+    return static_cast<uint32_t>(
+        std::gcd(int64_t{kAlignment}, out_stride * (product.to_float ? 4 : 2)));
+  }
+
+  std::vector<cublasLtMatmulHeuristicResult_t> Heuristics(Description& description,
+                                                          uint32_t out_alignment, int most) {
     cublasLtMatmulPreference_t preference;
     CheckBlas("preference", cublasLtMatmulPreferenceCreate(&preference));
     auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
@@ -133,11 +142,11 @@ class Gemm::Library {
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_bytes()});
     // Matrices may be columns of wider ones.
-    for (auto alignment :
-         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-      set(alignment, uint32_t{16});
-    }
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignment);
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kAlignment);
+    // Told of more than the rows have, the library's favourite may write between them.
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment);
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment);
     // A split K is added up from the workspace, in order; never by atomic additions.
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
@@ -159,12 +168,13 @@ class Gemm::Library {
     const auto known = exact_.find(exact);
     if (known != exact_.end()) return &known->second;
     if (exact_.size() >= kMostExact) exact_.clear();
+    const uint32_t alignment = OutAlignment(exact.product, exact.out_stride);
     const GemmChoice* const choice = choices_.For(exact.product, exact.m);
-    if (choice != nullptr) {
+    if (choice != nullptr && alignment == kAlignment) {
       const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(choice->algorithm);
       if (Fits(algorithm, description)) return &exact_.emplace(exact, algorithm).first->second;
     }
-    return &exact_.emplace(exact, Heuristics(description, 1).front().algo).first->second;
+    return &exact_.emplace(exact, Heuristics(description, alignment, 1).front().algo).first->second;
   }
 
   // The choice was made for another number of rows, and may be from a file.
@@ -240,7 +250,8 @@ GemmChoice Gemm::Library::Measure(const GemmProduct& product, int64_t m) {
   ++measurements_;
   Description description(product, m, product.k, product.n);
   std::vector<Candidate> candidates;
-  for (const auto& found : Heuristics(description, kMostCandidates)) {
+  for (const auto& found :
+       Heuristics(description, OutAlignment(product, product.n), kMostCandidates)) {
     candidates.push_back({found.algo, static_cast<int>(candidates.size())});
   }
   const size_t w_bytes = static_cast<size_t>(product.n) * product.k * 2;
