@@ -118,8 +118,7 @@ Steps<absl::StatusOr<std::vector<float>>> BlendRun::QueryScores() {
     CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
     const LayerKv in_layer = kv_.Layer(layer);
     const Qkv fresh = decoder_.ProjectQkv(layer, h);
-    ops_.Rotate(fresh.q, positions, decoder_.rope());
-    ops_.RotateAndWriteKv(fresh.k, fresh.v, positions, decoder_.rope(), in_layer);
+    ops_.RotateAndWrite(fresh.q, fresh.k, fresh.v, positions, decoder_.rope(), in_layer);
     const Activations attention = decoder_.MakeRows(fresh.q->rows, fresh.q->cols);
     ops_.AttendScored(fresh.q, positions, in_layer, by_norm, attention, scores.span());
     if (layer + 1 < layers) decoder_.FinishLayer(layer, attention, h);
@@ -168,11 +167,6 @@ void BlendRun::Choose(std::vector<int32_t> picked) {
     rows.push_back(r);
   }
   rows_ = Indices(decoder_.memory(), std::move(rows));
-  if (!request_.correction) return;
-  correction_ = ops_.MakeCorrection(CorrectedChunks(), config_.constants, decoder_.kv_shape(),
-                                    decoder_.rope());
-  // A query pass has placed all layers: all are prepared beside the layers to come.
-  if (request_.policy.needs_query_pass()) PrepareCorrection(1, decoder_.config().layers);
 }
 
 std::vector<uint32_t> BlendRun::ChosenIds() const {
@@ -218,15 +212,25 @@ void BlendRun::PrepareCorrection(int64_t first_layer, int64_t last_layer) {
   prepared_layers_ = last_layer;
 }
 
+// Behind the projections of a layer's rows, so that the device has them to do meanwhile.
+void BlendRun::Correct(int64_t layer, const Qkv& fresh) {
+  if (correction_ == nullptr) {
+    correction_ = ops_.MakeCorrection(CorrectedChunks(), config_.constants, decoder_.kv_shape(),
+                                      decoder_.rope());
+    // A query pass has placed all layers: all are prepared beside the layers to come.
+    if (request_.policy.needs_query_pass()) PrepareCorrection(1, decoder_.config().layers);
+  }
+  // In layer 0 K and V depend on the token alone: there is nothing to correct.
+  if (layer == 0) return;
+  if (layer >= prepared_layers_) PrepareCorrection(layer, layer + 1);
+  correction_->Apply(layer, fresh.k, fresh.v, kv_.Layer(layer));
+}
+
 // Recomputes the chosen rows of one layer; after the last layer h is the prompt's last row alone.
 Steps<absl::Status> BlendRun::RecomputeLayer(int64_t layer, Activations& h) {
   CO_RETURN_IF_ERROR(co_await PlaceLayer(layer));
   Qkv fresh = decoder_.ProjectQkv(layer, h);
-  // In layer 0 K and V depend on the token alone: there is nothing to correct.
-  if (correction_ != nullptr && layer > 0) {
-    if (layer >= prepared_layers_) PrepareCorrection(layer, layer + 1);
-    correction_->Apply(layer, fresh.k, fresh.v, kv_.Layer(layer));
-  }
+  if (request_.correction) Correct(layer, fresh);
   IndexView positions = rows_;
   if (layer + 1 == decoder_.config().layers) {
     h.KeepLastRows(1);

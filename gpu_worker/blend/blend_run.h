@@ -39,6 +39,8 @@ class BlendRun {
   void Choose(std::vector<int32_t> picked);
   // Begins to prepare the correction of layers first_layer .. last_layer - 1, which were placed.
   void PrepareCorrection(int64_t first_layer, int64_t last_layer);
+  // What stands in the memory for the rows of a layer that are not recomputed.
+  void Correct(int64_t layer, const Qkv& fresh);
   Steps<absl::StatusOr<Activations>> RunCheckLayers();
   Steps<absl::Status> RecomputeLayer(int64_t layer, Activations& h);
   std::vector<CorrectedChunk> CorrectedChunks();

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <utility>
 
+#include "absl/base/casts.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
@@ -30,15 +32,42 @@ float RandomScore(uint64_t row) {
   return static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
 }
 
+// A number that is the larger the better the row: by score, then by place. A device waits while
+// rows are picked, and whole numbers are compared several times as fast as scores looked up by row.
+uint64_t Rank(float score, int32_t row) {
+  const auto bits = absl::bit_cast<uint32_t>(score + 0.0f);  // -0 and 0 are equal
+  const uint32_t ordered = bits >> 31 != 0 ? ~bits : bits | uint32_t{1} << 31;
+  return uint64_t{ordered} << 32 | ~static_cast<uint32_t>(row);
+}
+
+// The n-th largest (n >= 1). By their leading bits first: then few are left to compare.
+uint64_t NthLargest(const std::vector<uint64_t>& ranks, int64_t n) {
+  constexpr int kShift = 64 - 12;
+  std::vector<int32_t> counts(size_t{1} << (64 - kShift));
+  for (const uint64_t rank : ranks) ++counts[rank >> kShift];
+  uint64_t leading = counts.size() - 1;
+  while (counts[leading] < n) n -= counts[leading--];
+  std::vector<uint64_t> left;
+  for (const uint64_t rank : ranks) {
+    if (rank >> kShift == leading) left.push_back(rank);
+  }
+  std::nth_element(left.begin(), left.begin() + n - 1, left.end(), std::greater<>());
+  return left[n - 1];
+}
+
+// The `budget` candidates with the best scores, ascending as the candidates are.
 std::vector<int32_t> Best(absl::Span<const int32_t> candidates, absl::Span<const float> scores,
                           int64_t budget) {
-  std::vector<int32_t> rows(candidates.begin(), candidates.end());
-  if (budget < static_cast<int64_t>(rows.size())) {
-    std::nth_element(rows.begin(), rows.begin() + budget, rows.end(), [&](int32_t a, int32_t b) {
-      return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
-    });
-    rows.resize(budget);
-    std::sort(rows.begin(), rows.end());
+  const auto count = static_cast<int64_t>(candidates.size());
+  if (budget >= count) return {candidates.begin(), candidates.end()};
+  std::vector<int32_t> rows;
+  if (budget == 0) return rows;
+  std::vector<uint64_t> ranks(count);
+  for (int64_t i = 0; i < count; ++i) ranks[i] = Rank(scores[candidates[i]], candidates[i]);
+  const uint64_t worst = NthLargest(ranks, budget);
+  rows.reserve(budget);
+  for (int64_t i = 0; i < count; ++i) {
+    if (ranks[i] >= worst) rows.push_back(candidates[i]);
   }
   return rows;
 }

@@ -242,9 +242,18 @@ class Ops {
   virtual void RotateAndWriteKv(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
                                 const LayerKv& kv) = 0;
 
+  // That, and Rotate of q, whose rows are at the same positions.
+  virtual void RotateAndWrite(Matrix q, Matrix k, Matrix v, IndexView positions,
+                              const RopeTable& rope, const LayerKv& kv) {
+    Rotate(q, positions, rope);
+    RotateAndWriteKv(k, v, positions, rope, kv);
+  }
+
   // The same where row i belongs to request i; pool: a layer of all their memory.
-  virtual void RotateAndWriteKvRows(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
-                                    const TablesView& tables, const LayerKv& pool) {
+  virtual void RotateAndWriteRows(Matrix q, Matrix k, Matrix v, IndexView positions,
+                                  const RopeTable& rope, const TablesView& tables,
+                                  const LayerKv& pool) {
+    Rotate(q, positions, rope);
     for (int64_t r = 0; r < k.rows; ++r) {
       RotateAndWriteKv(k.Slice(r, 1), v.Slice(r, 1), positions.subspan(r, 1), rope,
                        tables.Of(r, pool));

@@ -132,8 +132,12 @@ void Decoder::FinishLayer(int64_t layer, Matrix attention, Matrix h) const {
 void Decoder::AttendAndFinish(int64_t layer, Qkv& fresh, IndexView kv_positions,
                               IndexView positions, const KvMemory& kv, Matrix h) const {
   const LayerKv in_layer = kv.Layer(layer);
-  ops_->RotateAndWriteKv(fresh.k, fresh.v, kv_positions, rope_, in_layer);
-  ops_->Rotate(fresh.q, positions, rope_);
+  if (fresh.q->rows == fresh.k->rows) {
+    ops_->RotateAndWrite(fresh.q, fresh.k, fresh.v, positions, rope_, in_layer);
+  } else {
+    ops_->RotateAndWriteKv(fresh.k, fresh.v, kv_positions, rope_, in_layer);
+    ops_->Rotate(fresh.q, positions, rope_);
+  }
   const Activations attention = MakeRows(h.rows, fresh.q->cols);
   ops_->Attend(fresh.q, positions, in_layer, attention);
   FinishLayer(layer, attention, h);
@@ -294,8 +298,7 @@ StepLogits Decoder::DecodePooled(absl::Span<const DecodeRow> rows, const KvPool&
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const Qkv fresh = ProjectRows(layer, h, /*by_row=*/true);
       const LayerKv in_layer = pool.Layer(layer, {});
-      ops_->Rotate(fresh.q, step->positions, rope_);
-      ops_->RotateAndWriteKvRows(fresh.k, fresh.v, step->positions, rope_, tables, in_layer);
+      ops_->RotateAndWriteRows(fresh.q, fresh.k, fresh.v, step->positions, rope_, tables, in_layer);
       const Activations attention = MakeRows(h->rows, fresh.q->cols);
       ops_->AttendRows(fresh.q, step->positions, tables, in_layer, attention);
       FinishRows(layer, attention, h, /*by_row=*/true);

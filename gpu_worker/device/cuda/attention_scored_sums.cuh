@@ -362,6 +362,7 @@ __global__ void __launch_bounds__(S::kThreads, 2)
 // Adds what all KV heads paid to scores, in the order of heads.
 __global__ void __launch_bounds__(128) AddPaid(const __grid_constant__ ScoredTask task) {
   const int slot = blockIdx.x * 128 + threadIdx.x;
+  LetNextStart();
   AwaitLast();
   if (slot > task.last) return;
   const int64_t slots = task.last + 1;

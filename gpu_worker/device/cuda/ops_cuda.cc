@@ -1,19 +1,18 @@
 #include "gpu_worker/device/cuda/ops_cuda.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
 #include "glog/logging.h"
 #include "gpu_worker/device/cuda/attention.h"
 #include "gpu_worker/device/cuda/attention_decode.h"
 #include "gpu_worker/device/cuda/attention_scored.h"
 #include "gpu_worker/device/cuda/check.h"
+#include "gpu_worker/device/cuda/choose_device.h"
 #include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/gemm.h"
 #include "gpu_worker/device/cuda/gemm_few.h"
@@ -184,13 +183,24 @@ class CudaOps final : public Ops {
     WriteKv(Bf16Of(k), Bf16Of(v), on_device.get(), RopeOf(rope), ViewOf(kv), stream());
   }
 
-  void RotateAndWriteKvRows(Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
-                            const TablesView& tables, const LayerKv& pool) override {
+  void RotateAndWrite(Matrix q, Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
+                      const LayerKv& kv) override {
+    CheckRows(q, positions);
+    CheckRows(k, positions);
+    CHECK(positions.empty() || positions.back() < kv.capacity);
+    const OnDevice on_device(&memory_, positions);
+    cuda::RotateAndWrite(Bf16Of(q), Bf16Of(k), Bf16Of(v), on_device.get(), RopeOf(rope), ViewOf(kv),
+                         stream());
+  }
+
+  void RotateAndWriteRows(Matrix q, Matrix k, Matrix v, IndexView positions, const RopeTable& rope,
+                          const TablesView& tables, const LayerKv& pool) override {
+    CheckRows(q, positions);
     CheckRows(k, positions);
     CheckTables(k, tables);
     const OnDevice on_device(&memory_, positions), blocks(&memory_, tables.tables);
-    WriteKvRows(Bf16Of(k), Bf16Of(v), on_device.get(), blocks.get(), static_cast<int>(tables.width),
-                RopeOf(rope), PoolOf(pool), stream());
+    cuda::RotateAndWrite(Bf16Of(q), Bf16Of(k), Bf16Of(v), on_device.get(), blocks.get(),
+                         static_cast<int>(tables.width), RopeOf(rope), PoolOf(pool), stream());
   }
 
   void PlaceSlice(const SliceView& slice, int64_t first_position, const RopeTable& rope,
@@ -350,50 +360,10 @@ class CudaOps final : public Ops {
 }  // namespace
 }  // namespace cuda
 
-namespace {
-
-// Makes device `index` of those that CUDA may see the only one: CUDA's choice of a device belongs
-// to a thread, and several threads of a worker call it. Only before CUDA was used.
-void ShowOnly(int index) {
-  std::vector<std::string> all;
-  if (const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    all = absl::StrSplit(visible, ',', absl::SkipEmpty());
-    if (index >= static_cast<int>(all.size())) return;  // it is not there; CUDA will say so
-  }
-  setenv("CUDA_VISIBLE_DEVICES", all.empty() ? absl::StrCat(index).c_str() : all[index].c_str(), 1);
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int index) {
-  if (index > 0) {
-    ShowOnly(index);
-    absl::StatusOr<std::unique_ptr<Ops>> ops = MakeCudaOps(0);
-    if (ops.ok()) return ops;
-    return absl::Status(ops.status().code(),
-                        absl::StrCat("as device ", index, ": ", ops.status().message()));
-  }
-  int devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&devices);
-  if (error != cudaSuccess || index >= devices) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("there is no CUDA device ", index, ": ",
-                     error != cudaSuccess ? cudaGetErrorString(error)
-                                          : absl::StrCat("this machine has ", devices),
-                     "; use --device=cpu, or another device"));
-  }
-  CUDA_OR_DIE("device", cudaSetDevice(index));
-  cudaDeviceProp properties;
-  CUDA_OR_DIE("device", cudaGetDeviceProperties(&properties, index));
-  if (properties.major < 8) {
-    return absl::FailedPreconditionError(absl::StrCat("CUDA device ", index, " (", properties.name,
-                                                      ") has compute capability ", properties.major,
-                                                      ".", properties.minor,
-                                                      "; the worker needs 8.0: use "
-                                                      "--device=cpu"));
-  }
+  ASSIGN_OR_RETURN(const std::string name, cuda::ChooseDevice(index));
   std::unique_ptr<Ops> ops =
-      std::make_unique<cuda::CudaOps>(absl::StrCat("cuda-bf16 (", properties.name, ")"));
+      std::make_unique<cuda::CudaOps>(absl::StrCat("cuda-bf16 (", name, ")"));
   return ops;
 }
 

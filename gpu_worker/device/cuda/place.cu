@@ -226,11 +226,6 @@ void WriteKv(Bf16Rows k, Bf16Rows v, const int32_t* positions, const Rope& rope,
   RotateAndWrite({}, k, v, positions, nullptr, 0, rope, kv, stream);
 }
 
-void WriteKvRows(Bf16Rows k, Bf16Rows v, const int32_t* positions, const int32_t* tables,
-                 int table_width, const Rope& rope, const KvView& kv, cudaStream_t stream) {
-  RotateAndWrite({}, k, v, positions, tables, table_width, rope, kv, stream);
-}
-
 void RotateAndWrite(Bf16Rows q, Bf16Rows k, Bf16Rows v, const int32_t* positions, const Rope& rope,
                     const KvView& kv, cudaStream_t stream) {
   RotateAndWrite(q, k, v, positions, nullptr, 0, rope, kv, stream);

@@ -25,15 +25,12 @@ void RotateRows(Bf16Rows x, const int32_t* positions, const Rope& rope, cudaStre
 void WriteKv(Bf16Rows k, Bf16Rows v, const int32_t* positions, const Rope& rope, const KvView& kv,
              cudaStream_t stream);
 
-// WriteKv of many requests' rows: row r goes to the KV memory whose blocks are the row
-// tables + r * table_width; kv.blocks is not read.
-void WriteKvRows(Bf16Rows k, Bf16Rows v, const int32_t* positions, const int32_t* tables,
-                 int table_width, const Rope& rope, const KvView& kv, cudaStream_t stream);
-
-// RotateRows(q) and WriteKv(k, v), or WriteKvRows(k, v), in one launch; row r of all three has
+// RotateRows(q), if there is a q, and WriteKv(k, v) in one launch; row r of all three has
 // positions[r].
 void RotateAndWrite(Bf16Rows q, Bf16Rows k, Bf16Rows v, const int32_t* positions, const Rope& rope,
                     const KvView& kv, cudaStream_t stream);
+// Of many requests' rows: row r goes to the KV memory whose blocks are the row
+// tables + r * table_width; kv.blocks is not read.
 void RotateAndWrite(Bf16Rows q, Bf16Rows k, Bf16Rows v, const int32_t* positions,
                     const int32_t* tables, int table_width, const Rope& rope, const KvView& kv,
                     cudaStream_t stream);

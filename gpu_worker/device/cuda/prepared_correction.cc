@@ -38,7 +38,7 @@ PreparedCorrection::~PreparedCorrection() {
   if (correction_ != nullptr) memory_.Mark()->Wait();
 }
 
-void PreparedCorrection::Begin(const CorrectedSlices& slices, int64_t layers_at_once) {
+void PreparedCorrection::Begin(const CorrectedSlices& slices) {
   std::vector<int32_t> rows;  // picked and fresh rows of each chunk
   for (const CorrectedChunk& chunk : chunks_) {
     rows.insert(rows.end(), chunk.picked.begin(), chunk.picked.end());
@@ -63,36 +63,47 @@ void PreparedCorrection::Begin(const CorrectedSlices& slices, int64_t layers_at_
   if (correction_->empty()) return;
   results_ = AllocateShared(memory_, correction_->result_bytes());
   workspace_ =
-      AllocateShared(memory_, correction_->workspace_bytes(static_cast<int>(layers_at_once)));
+      AllocateShared(memory_, correction_->workspace_bytes(static_cast<int>(layers_at_once_)));
   staging_ = {memory_.AllocateHost(correction_->staging_bytes()),
               [memory = &memory_](void* host) { memory->FreeHost(host); }};
   correction_->Stage({.results = results_.get(),
                       .workspace = workspace_.get(),
                       .staging = staging_.get(),
-                      .layers_at_once = static_cast<int>(layers_at_once)},
+                      .layers_at_once = static_cast<int>(layers_at_once_)},
                      memory_.stream());
 }
 
 void PreparedCorrection::Prepare(int64_t first_layer, std::vector<CorrectedSlices> layers) {
   if (chunks_.empty() || layers.empty()) return;
   const auto count = static_cast<int64_t>(layers.size());
-  if (correction_ == nullptr) Begin(layers[0], std::min(kGroup, count));
+  if (correction_ == nullptr) {
+    layers_at_once_ = std::min(kGroup, count);
+    Begin(layers[0]);
+  }
   if (correction_->empty()) return;
-  const auto all = absl::MakeConstSpan(layers);
+  PrepareTo(first_beside_ + static_cast<int64_t>(beside_.size()));
   if (count == 1) {  // wanted now
     // The groups beside the work use the same workspace.
     for (const auto& [layer, event] : ready_) event.HoldBack(memory_.stream());
-    PrepareGroup(first_layer, all, memory_.stream());
+    PrepareGroup(first_layer, layers, memory_.stream());
     return;
   }
   Event begun;
   begun.Record(memory_.stream());
   begun.HoldBack(memory_.side_stream());
-  for (int64_t done = 0; done < count;) {
-    const int64_t group = std::min(done == 0 ? kFirstGroup : kGroup, count - done);
-    PrepareGroup(first_layer + done, all.subspan(done, group), memory_.side_stream());
-    done += group;
-    ready_[first_layer + done - 1].Record(memory_.side_stream());
+  beside_ = std::move(layers);
+  first_beside_ = next_ = first_layer;
+  PrepareTo(first_layer + kFirstGroup);
+}
+
+void PreparedCorrection::PrepareTo(int64_t end_layer) {
+  end_layer = std::min(end_layer, first_beside_ + static_cast<int64_t>(beside_.size()));
+  while (next_ < end_layer) {
+    const int64_t count = std::min(layers_at_once_, end_layer - next_);
+    PrepareGroup(next_, absl::MakeConstSpan(beside_).subspan(next_ - first_beside_, count),
+                 memory_.side_stream());
+    next_ += count;
+    ready_[next_ - 1].Record(memory_.side_stream());
   }
 }
 
@@ -110,10 +121,14 @@ void PreparedCorrection::PrepareGroup(int64_t first_layer, absl::Span<const Corr
 
 void PreparedCorrection::Apply(int64_t layer, Matrix fresh_k, Matrix fresh_v, const LayerKv& kv) {
   if (correction_ == nullptr || correction_->empty()) return;
+  PrepareTo(layer + 1);
   const auto group = ready_.lower_bound(layer);
   if (group != ready_.end()) group->second.HoldBack(memory_.stream());
   correction_->Apply(static_cast<int>(layer), Bf16Of(fresh_k), Bf16Of(fresh_v), rope_, ViewOf(kv),
                      memory_.stream());
+  // Launching a group takes the host some tenths of a millisecond: the card has this layer's work
+  // by now, and the group is done before it is wanted.
+  if (next_ <= layer + kGroup) PrepareTo(next_ + kGroup);
 }
 
 }  // namespace tessera::cuda

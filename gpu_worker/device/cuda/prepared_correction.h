@@ -26,7 +26,9 @@ class PreparedCorrection final : public tessera::Correction {
   void Apply(int64_t layer, Matrix fresh_k, Matrix fresh_v, const LayerKv& kv) override;
 
  private:
-  void Begin(const CorrectedSlices& slices, int64_t layers_at_once);
+  void Begin(const CorrectedSlices& slices);
+  // Of those that are prepared beside the work, the layers in front of end_layer.
+  void PrepareTo(int64_t end_layer);
   void PrepareGroup(int64_t first_layer, absl::Span<const CorrectedSlices> layers,
                     cudaStream_t stream);
 
@@ -36,7 +38,11 @@ class PreparedCorrection final : public tessera::Correction {
   const Rope rope_;
   std::unique_ptr<cuda::Correction> correction_;  // null before the first Prepare
   std::shared_ptr<void> rows_, results_, workspace_, staging_;
-  std::map<int64_t, Event> ready_;  // groups prepared beside the work, by their last layer
+  int64_t layers_at_once_ = 0;
+  std::vector<CorrectedSlices>
+      beside_;  // layers first_beside_ ... that are prepared beside the work
+  int64_t first_beside_ = 0, next_ = 0;  // next_: not begun from here on
+  std::map<int64_t, Event> ready_;       // groups prepared beside the work, by their last layer
 };
 
 }  // namespace tessera::cuda

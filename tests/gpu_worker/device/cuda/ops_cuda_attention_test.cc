@@ -121,8 +121,8 @@ TEST_F(OpsPairTest, AttentionOfNoRowsDoesNothing) {
   cuda().AttendScored(none.cuda(), {}, kv.cuda.Layer(), true, none.cuda(),
                       {scores.cuda().data(), 8});
   cuda().AttendRows(none.cuda(), {}, {{}, 1}, kv.cuda.Pool(), none.cuda());
-  cuda().RotateAndWriteKvRows(none.cuda().Columns(0, 128), none.cuda().Columns(0, 128), {},
-                              RopeFor(64, 4), {{}, 1}, kv.cuda.Pool());
+  cuda().RotateAndWriteRows(none.cuda(), none.cuda().Columns(0, 128), none.cuda().Columns(0, 128),
+                            {}, RopeFor(64, 4), {{}, 1}, kv.cuda.Pool());
   ExpectSame("scores of no rows", scores.CudaValues(), Floats(8, 0.25f));
 }
 
@@ -182,7 +182,7 @@ TEST_P(DecodeTest, AttendRowsInAnyCompany) {
   }
 }
 
-TEST_P(DecodeTest, RotateAndWriteKvRowsInAnyCompany) {
+TEST_P(DecodeTest, RotateAndWriteRowsInAnyCompany) {
   const Shape s = GetParam();
   const ModelConfig model = ModelOf(1, s.kv_heads, s.head_dim);
   const KvPair together(memory(), model, s.rows * kWidth * kBlockSlots, true);
@@ -192,23 +192,28 @@ TEST_P(DecodeTest, RotateAndWriteKvRowsInAnyCompany) {
   const int64_t width = s.kv_heads * s.head_dim;
   const Both k(memory(), s.rows, width, Random(s.rows * width, 1));
   const Both v(memory(), s.rows, width, Random(s.rows * width, 2));
+  const Both q(memory(), s.rows, width * s.group, Random(s.rows * width * s.group, 3));
+  const Both q_alone(memory(), s.rows, width * s.group, q.CpuValues());
   for (int64_t r = 0; r < s.rows; ++r) {
     const auto at = absl::MakeConstSpan(positions).subspan(r, 1);
-    cuda().RotateAndWriteKvRows(k.cuda().Slice(r, 1), v.cuda().Slice(r, 1), at, rope,
-                                {Tables(alone.cuda, at, r, kWidth), kWidth}, alone.cuda.Pool());
+    cuda().RotateAndWriteRows(q_alone.cuda().Slice(r, 1), k.cuda().Slice(r, 1),
+                              v.cuda().Slice(r, 1), at, rope,
+                              {Tables(alone.cuda, at, r, kWidth), kWidth}, alone.cuda.Pool());
   }
   const Both same_k(memory(), s.rows, width, k.CpuValues());  // k need not have stayed
-  cpu().RotateAndWriteKvRows(k.cpu(), v.cpu(), positions, rope,
-                             {Tables(together.cpu, positions, 0, kWidth), kWidth},
-                             together.cpu.Pool());
+  cpu().RotateAndWriteRows(q.cpu(), k.cpu(), v.cpu(), positions, rope,
+                           {Tables(together.cpu, positions, 0, kWidth), kWidth},
+                           together.cpu.Pool());
   const Indices tables(memory(), Tables(together.cuda, positions, 0, kWidth));
-  cuda().RotateAndWriteKvRows(same_k.cuda(), v.cuda(), Indices(memory(), positions), rope,
-                              {tables, kWidth}, together.cuda.Pool());
+  cuda().RotateAndWriteRows(q.cuda(), same_k.cuda(), v.cuda(), Indices(memory(), positions), rope,
+                            {tables, kWidth}, together.cuda.Pool());
   std::vector<int32_t> written;
   for (int64_t r = 0; r < s.rows; ++r) {
     written.push_back(static_cast<int32_t>(r * kWidth * kBlockSlots + positions[r]));
   }
-  ExpectWritten("RotateAndWriteKvRows", together, 0, written);
+  ExpectWritten("RotateAndWriteRows", together, 0, written);
+  ExpectClose("q of RotateAndWriteRows", q.CudaValues(), q.CpuValues(), kRoundedOnce);
+  ExpectSame("q rotated alone", q_alone.CudaValues(), q.CudaValues());
   ExpectSame("rows written alone", alone.cuda.Get().k, together.cuda.Get().k);
 }
 

@@ -275,8 +275,7 @@ class StepTest : public OpsPairTest {
                    {w_->CudaWeight(0, kQ, kHidden), w_->CudaWeight(kQ, kKv, kHidden),
                     w_->CudaWeight(kQ + kKv, kKv, kHidden)},
                    {}, /*by_row=*/true, {qkv[0], qkv[1], qkv[2]});
-    ops.Rotate(qkv[0], positions_, rope_);
-    ops.RotateAndWriteKvRows(qkv[1], qkv[2], positions_, rope_, tables, kv.Pool());
+    ops.RotateAndWriteRows(qkv[0], qkv[1], qkv[2], positions_, rope_, tables, kv.Pool());
     const Activations attention(memory(), DType::kBf16, kRows, kQ);
     ops.AttendRows(qkv[0], positions_, tables, kv.Pool(), attention);
     ops.MatMulByRow(attention, o_->CudaWeight(0, kHidden, kQ), {}, /*accumulate=*/true, h);

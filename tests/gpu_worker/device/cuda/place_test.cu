@@ -90,13 +90,8 @@ TEST_F(PlaceTest, WritesRowsOfManyRequests) {
       Array<int32_t> on_device(positions);
       KvView pool = memory.view();
       pool.blocks = nullptr;
-      if (with_q) {
-        RotateAndWrite(q.view(), k.view(), v.view(), on_device.device(), memory.blocks.device(), 2,
-                       angles.view(), pool, nullptr);
-      } else {
-        WriteKvRows(k.view(), v.view(), on_device.device(), memory.blocks.device(), 2,
-                    angles.view(), pool, nullptr);
-      }
+      RotateAndWrite(with_q ? q.view() : Bf16Rows(), k.view(), v.view(), on_device.device(),
+                     memory.blocks.device(), 2, angles.view(), pool, nullptr);
       Wanted wanted(memory);
       for (int64_t r = 0; r < 3; ++r) {
         for (int64_t c = 0; c < 4 * dim; ++c) {
