@@ -100,9 +100,8 @@ class PrometheusMetrics : public Metrics {
     try {  // civetweb's wrapper throws
       exposer_ = std::make_unique<prometheus::Exposer>(listen, kServerThreads);
     } catch (const std::exception& error) {
-      return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", listen,
-                                                 ": taken, or not an address of ours (",
-                                                 error.what(), ")"));
+      return absl::UnavailableError(
+          absl::StrCat("cannot serve metrics on ", listen, ": taken, or not an address of ours"));
     }
     exposer_->RegisterCollectable(registry_);
     exposer_->RegisterCollectable(sources_);

@@ -106,7 +106,7 @@ build_cuda() {
   fi
   if bazel test --curses=no --noshow_loading_progress --show_progress_rate_limit=15 --show_result=0 \
     --define=cuda=1 --test_env=TESSERA_MODELS="${TESSERA_MODELS:-}" \
-    //tests/gpu_worker/device/cuda:{ops_cuda_test,ops_cuda_attention_test,ops_cuda_memory_test,gemm_start_test,same_text_test}; then
+    //tests/gpu_worker/device/cuda:{choose_device_test,ops_cuda_test,ops_cuda_attention_test,ops_cuda_memory_test,gemm_start_test,same_text_test}; then
     count passed "$name" $((SECONDS - start))
   else
     count failed "$name" $((SECONDS - start))

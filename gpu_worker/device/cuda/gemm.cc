@@ -66,7 +66,8 @@ class Gemm::Library {
 
   void Run(const GemmProduct& product, int64_t m, int64_t x_stride, int64_t out_stride,
            const float* bias, const Operands& operands, cudaStream_t stream) {
-    RequireGemmShape(product.k % 8 == 0 && x_stride % 8 == 0);
+    RequireGemmShape(product.k % 8 == 0 && x_stride % 8 == 0 &&
+                     OutAlignment(product, out_stride) >= 4);
     if (m == 0 || product.n == 0) return;
     Description description(product, m, x_stride, out_stride);
     const Exact exact{product, m, x_stride, out_stride};

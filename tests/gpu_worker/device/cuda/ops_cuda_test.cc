@@ -3,7 +3,6 @@
 // what is rounded to bf16 once by 2.5e-3.
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -182,15 +181,6 @@ TEST_P(RowsTest, RoundToSliceIsExact) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, RowsTest, ::testing::Values(0, 1, 2, 17, 65, 300));
-
-// A process chooses once, before it has used any: so this needs one of its own.
-TEST(OpsCudaDeathTest, ADeviceThatIsNotThereIsAnError) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto fails = [] {
-    return MakeCudaOps(99).status().code() == absl::StatusCode::kFailedPrecondition;
-  };
-  EXPECT_EXIT(exit(fails() ? 0 : 1), testing::ExitedWithCode(0), "");
-}
 
 TEST_F(OpsPairTest, TheDeviceSaysWhatItIs) {
   EXPECT_FALSE(memory().is_host());
