@@ -3,6 +3,7 @@
 A test file makes one Cluster, starts what it needs and closes it; everything dies with the test process.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -44,9 +45,16 @@ def model_folder(name=DEFAULT_MODEL):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return free_ports(1)[0]
+
+
+def free_ports(count):
+    """Different ones: each is held until all are known."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 class Process:

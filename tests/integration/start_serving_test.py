@@ -17,7 +17,7 @@ import time
 import unittest
 import urllib.request
 
-from cluster import REPO, chunks_stored, free_port, main, model_folder
+from cluster import REPO, chunks_stored, free_port, free_ports, main, model_folder
 from serving_client import Client, ServerError, make_document
 
 SCRIPT = str(REPO / "deploy" / "start_serving.sh")
@@ -42,7 +42,7 @@ DOCUMENTS = {
 
 
 def environment(**variables):
-    ports = {name: free_port() for name in PORTS}
+    ports = dict(zip(PORTS, free_ports(len(PORTS))))
     return {**os.environ, **{k: str(v) for k, v in {**ports, **variables}.items()}}
 
 

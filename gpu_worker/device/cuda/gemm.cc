@@ -66,8 +66,7 @@ class Gemm::Library {
 
   void Run(const GemmProduct& product, int64_t m, int64_t x_stride, int64_t out_stride,
            const float* bias, const Operands& operands, cudaStream_t stream) {
-    RequireGemmShape(product.k % 8 == 0 && x_stride % 8 == 0 &&
-                     OutAlignment(product, out_stride) >= 4);
+    RequireGemmShape(product.k % 8 == 0 && x_stride % 8 == 0);
     if (m == 0 || product.n == 0) return;
     Description description(product, m, x_stride, out_stride);
     const Exact exact{product, m, x_stride, out_stride};
@@ -145,7 +144,7 @@ class Gemm::Library {
     // Matrices may be columns of wider ones.
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kAlignment);
-    // Told of more than the rows have, the library's favourite may write between them.
+    // Of the rows too: not every product's begin where the pointer's alignment holds.
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment);
     // A split K is added up from the workspace, in order; never by atomic additions.

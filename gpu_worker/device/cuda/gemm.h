@@ -33,9 +33,10 @@ class Gemm {
   Gemm& operator=(const Gemm&) = delete;
 
   // out (+)= x w^T + bias. x: [m][k]; w: [n][k] without gaps; bias: n numbers or null (rounded to
-  // bf16 when out is of bf16). All begin at multiples of 16 bytes, rows of out at multiples of 4; k
-  // is a multiple of 8, and n too where speed matters. The algorithm is the one of Use, where the library takes it for this very
-  // product; its own first choice otherwise. Nothing is measured, and a capture may be under way.
+  // bf16 when out is of bf16, and so may be the product that it is added to). All begin at
+  // multiples of 16 bytes; k is a multiple of 8, and n too where speed matters. The algorithm is
+  // the one of Use, where the library takes it for this very product; its own first choice
+  // otherwise. Nothing is measured, and a capture may be under way.
   void Run(Bf16Rows x, const __nv_bfloat16* w, int64_t n, const float* bias, bool accumulate,
            F32Rows out, cudaStream_t stream);
   void Run(Bf16Rows x, const __nv_bfloat16* w, int64_t n, const float* bias, bool accumulate,
