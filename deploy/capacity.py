@@ -24,7 +24,7 @@ BLOCK = 64  # positions in a block of a worker's KV memory
 EVICT_FROM = 0.9  # the cache server's default: entries fill at most this share of --ram_bytes
 DISK_SHARE = 0.72  # and this one of --disk_bytes; the rest is RocksDB's, until blob files are rewritten
 # Measured on the H100 of gpu_worker/README.md: from the host's memory, and gRPC over one connection.
-LINKS = {"shared memory": 50.0, "gRPC, one connection": 1.8}
+LINKS = {"shared memory": 50.0, "gRPC, one connection": 2.8}
 
 
 class BadInput(Exception):
