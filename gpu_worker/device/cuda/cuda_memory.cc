@@ -75,9 +75,8 @@ CudaMemory::CudaMemory() {
   };
   make(&work_, highest);
   make(&side_, lowest);
+  make(&upload_, lowest);
   make(&download_, lowest);
-  const absl::MutexLock lock(&mutex_);
-  for (UploadStream& upload : uploads_) make(&upload.stream, lowest);
 }
 
 CudaMemory::~CudaMemory() {
@@ -86,8 +85,7 @@ CudaMemory::~CudaMemory() {
   for (auto& [size, blocks] : host_free_) {
     for (void* memory : blocks) cudaFreeHost(memory);
   }
-  for (const cudaStream_t stream : {work_, side_, download_}) cudaStreamDestroy(stream);
-  for (UploadStream& upload : uploads_) cudaStreamDestroy(upload.stream);
+  for (const cudaStream_t stream : {work_, side_, upload_, download_}) cudaStreamDestroy(stream);
 }
 
 int64_t CudaMemory::total_bytes() const {
@@ -162,29 +160,23 @@ void CudaMemory::TakeBack(FreeBlocks* kept) {
 
 void* CudaMemory::Reserve(size_t bytes) {
   const size_t size = SizeClass(bytes);
+  Reserved block;
   {
     const absl::MutexLock lock(&mutex_);
-    if (const auto found = released_.extract(size)) {
-      const Reserved& block = found.mapped();
-      for (const UploadStream& upload : uploads_) {
-        block.worked->HoldBack(upload.stream);
-        for (const auto& copied : block.copied) copied->HoldBack(upload.stream);
-      }
-      for (const auto& copied : block.copied) copied->HoldBack(work_);
-      return block.memory;
-    }
+    auto found = released_.extract(size);
+    if (!found.empty()) block = std::move(found.mapped());
   }
-  return Get(size);
+  if (block.memory == nullptr) return Get(size);
+  block.worked->HoldBack(upload_);
+  block.copied->HoldBack(work_);
+  return block.memory;
 }
 
 void CudaMemory::Release(void* memory, size_t bytes) {
-  Reserved block = {.memory = memory, .worked = std::make_unique<Event>(), .copied = {}};
+  Reserved block = {memory, std::make_unique<Event>(), std::make_unique<Event>()};
   block.worked->Record(work_);
+  block.copied->Record(upload_);
   const absl::MutexLock lock(&mutex_);
-  for (size_t i = 0; i < uploads_.size(); ++i) {
-    block.copied[i] = std::make_unique<Event>();
-    block.copied[i]->Record(uploads_[i].stream);
-  }
   released_.emplace(SizeClass(bytes), std::move(block));
 }
 
@@ -262,16 +254,13 @@ void CudaMemory::Zero(void* memory, size_t bytes) {
 }
 
 std::unique_ptr<CopyTicket> CudaMemory::BeginUpload(const void* from, size_t bytes, void* to) {
-  const absl::MutexLock lock(&mutex_);
-  UploadStream& upload = uploads_[next_upload_];
-  next_upload_ = (next_upload_ + 1) % uploads_.size();
-  CUDA_OR_DIE("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, upload.stream));
-  upload.last = std::make_shared<Event>();
-  upload.last->Record(upload.stream);
-  return std::make_unique<UploadTicket>(upload.last, uploads_[next_upload_].last);
+  CUDA_OR_DIE("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, upload_));
+  auto ticket = std::make_unique<Event>();
+  ticket->Record(upload_);
+  return ticket;
 }
 
-void CudaMemory::Await(CopyTicket& ticket) { static_cast<UploadTicket&>(ticket).HoldBack(work_); }
+void CudaMemory::Await(CopyTicket& ticket) { static_cast<Event&>(ticket).HoldBack(work_); }
 
 std::unique_ptr<CopyTicket> CudaMemory::Mark() {
   auto mark = std::make_unique<Event>();

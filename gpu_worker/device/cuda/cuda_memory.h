@@ -4,14 +4,12 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <set>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -34,23 +32,6 @@ class Event final : public CopyTicket {
 
  private:
   cudaEvent_t event_ = nullptr;
-};
-
-// When a copy to the device is done, and all that were begun before it: they take turns on two
-// streams.
-class UploadTicket final : public CopyTicket {
- public:
-  UploadTicket(std::shared_ptr<Event> done, std::shared_ptr<Event> before)
-      : done_(std::move(done)), before_(std::move(before)) {}
-
-  void HoldBack(cudaStream_t stream) const { done_->HoldBack(stream); }
-  void Wait() override {
-    if (before_ != nullptr) before_->Wait();
-    done_->Wait();
-  }
-
- private:
-  const std::shared_ptr<Event> done_, before_;  // before: null for none
 };
 
 // Blocks that were freed, by their size.
@@ -108,27 +89,19 @@ class CudaMemory final : public DeviceMemory {
  private:
   struct Reserved {
     void* memory = nullptr;
-    // What used it last, on each stream that does.
-    std::unique_ptr<Event> worked;
-    std::array<std::unique_ptr<Event>, 2> copied;
-  };
-  // Copies wait for nothing else, and one alone does not fill the link: two at a time do.
-  struct UploadStream {
-    cudaStream_t stream = nullptr;
-    std::shared_ptr<Event> last;
+    // What used it last, on both streams.
+    std::unique_ptr<Event> worked, copied;
   };
 
   void* Get(size_t bytes);
   void FreeCached();
 
-  cudaStream_t work_ = nullptr, side_ = nullptr, download_ = nullptr;
+  cudaStream_t work_ = nullptr, side_ = nullptr, upload_ = nullptr, download_ = nullptr;
   std::unordered_map<void*, size_t> sizes_;  // of allocated blocks
   FreeBlocks free_;
   FreeBlocks* kept_ = nullptr;
   std::unique_ptr<Event> pace_;
   mutable absl::Mutex mutex_;
-  std::array<UploadStream, 2> uploads_ ABSL_GUARDED_BY(mutex_);
-  size_t next_upload_ ABSL_GUARDED_BY(mutex_) = 0;
   // The last owner of a chunk may be the thread that stored it.
   std::multimap<size_t, Reserved> released_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<void*, size_t> host_sizes_ ABSL_GUARDED_BY(mutex_);
